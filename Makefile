@@ -1,0 +1,53 @@
+# Every target sets up .venv by itself, once: again only when the dependencies change.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# Tests never need the network, and never send anything.
+TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MODE=offline TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow quality format typecheck package clean
+
+help:       ## this list
+	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[demo,dev]"
+	touch $@
+
+setup: $(STAMP)     ## make .venv with the tested versions of everything
+
+demo: $(STAMP)      ## train tiny-omni on spoken questions, two CPU cores, ten minutes; results in runs/demo
+	OMP_NUM_THREADS=2 $(BIN)/python recipes/run_demo.py
+
+test: $(STAMP)      ## the quick tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2
+
+test-slow: $(STAMP) ## the tests marked slow
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m slow
+
+quality: $(STAMP)   ## lint and format check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)    ## apply both
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: $(STAMP) ## mypy over the package
+	$(BIN)/mypy
+
+# The wheel is installed into an empty folder, and imported from there, so that a forgotten file is noticed here.
+package: $(STAMP)   ## build wheel and sdist in dist/, and check that the wheel is complete
+	rm -rf build dist
+	$(BIN)/python -m build -q --outdir dist .
+	$(BIN)/python -m pip install -q --no-deps --target build/check dist/*.whl
+	test -f build/check/tars_trl/py.typed
+	cd build/check && ../../$(BIN)/python -c "import tars_trl; assert 'check' in tars_trl.__file__; print(tars_trl.__version__)"
+
+clean:      ## remove builds and tool caches; .venv and runs stay
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
