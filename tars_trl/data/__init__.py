@@ -1,0 +1,21 @@
+"""Questions in two forms, spoken and written: the row schema and its loaders."""
+
+from .questions import (
+    SYSTEM_PROMPT,
+    QuestionError,
+    build_prompt,
+    check_questions,
+    load_questions,
+    spoken_text,
+    written_question,
+)
+
+__all__ = [
+    "SYSTEM_PROMPT",
+    "QuestionError",
+    "build_prompt",
+    "check_questions",
+    "load_questions",
+    "spoken_text",
+    "written_question",
+]
