@@ -1,0 +1,477 @@
+"""`TARSGRPOTrainer`: GRPO in which every question is asked twice. The only file that knows TRL's private methods."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object, is_peft_model
+from datasets import Dataset
+from peft import LoraConfig
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import AutoConfig, set_seed
+from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from .alignment import BehaviorEncoder, StatePooler, best_references, compare, layer_indices
+from .audio import check_audio, load_audio
+from .callbacks import use_twin_progress
+from .config import TARSGRPOConfig
+from .health import HealthCallback
+from .models import Features, Prompt, architecture_of, placed_audio
+from .report import format_trainable, trainable_table
+from .rewards import completion_text
+from .twins import (
+    draw_references,
+    modality_of,
+    question_key,
+    reference_candidates,
+    spoken_prompt,
+    written_prompt,
+)
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+def representation_alignment(prompts: list, **kwargs: Any) -> list[None]:
+    """Column of R_rep among TRL's reward functions; the trainer fills it in once references are known."""
+    return [None] * len(prompts)
+
+
+def behavior_alignment(prompts: list, **kwargs: Any) -> list[None]:
+    """Column of R_beh among TRL's reward functions; the trainer fills it in once references are known."""
+    return [None] * len(prompts)
+
+
+class TARSGRPOTrainer(GRPOTrainer):
+    """Trajectory Alignment for Reasoning in Speech (TARS, ACL 2026, arXiv 2601.05543).
+
+    The only changes with respect to `GRPOTrainer` are:
+
+    1. The samplers repeat a question for both twins: `num_generations` rows, the first half spoken, the second half
+       written. They lie as two ordinary TRL groups side by side, so TRL's group mean is the mean over one modality of
+       one question (paper, advantage per modality).
+    2. Each row is tokenised, sampled, scored and updated under its own prompt.
+    3. Clips are encoded once a generation and put into the token embeddings of every forward pass of their rows.
+    4. Hidden states are pooled while completions are sampled, and two more reward columns, R_rep and R_beh, compare a
+       spoken completion with a correct written one; they are NaN on written rows.
+    5. Metrics by modality, and the gap.
+
+    Arguments are those of `GRPOTrainer`. `train_dataset` and `eval_dataset` hold rows as in `tars_trl.data`: `prompt`,
+    the conversation in its written form, and `audio`, its last question spoken. With no `peft_config` the method's LoRA
+    is used (`lora_r`, `lora_alpha`; `lora_r=0` trains the whole language model). Reward functions get a `modality`
+    column beside the data set's, and no audio.
+
+    Raises:
+        ValueError: settings, rewards or data that cannot work, before anything is trained.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: TARSGRPOConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: Any = None,
+        reward_processing_classes: Any = None,
+        callbacks: list | None = None,
+        optimizers: tuple = (None, None),
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        **kwargs: Any,
+    ):
+        if any(value is not None for value in kwargs.values()):
+            raise ValueError(
+                f"{', '.join(kwargs)} cannot be used here: twins are single-turn and sampled by the trainer. "
+                "Leave them out, or use trl.GRPOTrainer for tools, environments and rollout functions."
+            )
+        if args is None:
+            args = TARSGRPOConfig("tars-output")
+        if args.use_vllm and args.modalities != "text":
+            raise ValueError("use_vllm=True does not send audio to vLLM yet. Set use_vllm=False for spoken questions.")
+
+        if isinstance(model, str):
+            model = self._load(model, args, quantization_config)
+            quantization_config = None
+        base = model.get_base_model() if is_peft_model(model) else model
+        self.architecture = architecture_of(base.config.model_type)
+        if args.freeze_audio:
+            for path in self.architecture.audio_modules.values():
+                base.get_submodule(path).requires_grad_(False)
+        if peft_config is None and args.lora_r > 0 and not is_peft_model(model):
+            peft_config = LoraConfig(
+                r=args.lora_r,
+                lora_alpha=args.lora_alpha,
+                lora_dropout=args.lora_dropout,
+                target_modules=self.architecture.lora_targets,
+                task_type="CAUSAL_LM",
+            )
+        # A placeholder in a completion would be taken for audio by the next forward pass.
+        suppressed = set((args.generation_kwargs or {}).get("suppress_tokens", []))
+        suppressed |= set(self.architecture.unsampled_tokens(base))
+        args.generation_kwargs = {**(args.generation_kwargs or {}), "suppress_tokens": sorted(suppressed)}
+
+        reward_funcs = self._with_alignment(reward_funcs, args)
+        train_dataset = self._checked(train_dataset, args)
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: self._checked(dataset, args) for name, dataset in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = self._checked(eval_dataset, args)
+
+        super().__init__(
+            model=model,
+            reward_funcs=reward_funcs,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            reward_processing_classes=reward_processing_classes,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+        )
+        if args.modalities == "both":  # from here on a TRL group is one twin; the samplers still repeat for both
+            self.num_generations //= 2
+            self.num_generations_eval //= 2
+        self._set_reward_weights()
+
+        base = self._base_model()
+        self._states = self.architecture.state_modules(base)
+        self._rep_layers = layer_indices(args.rep_layers, len(self._states))
+        self._behavior: BehaviorEncoder | None = None
+        if args.aligned and args.behavior_weight:
+            device = args.behavior_device or self.accelerator.device
+            self._behavior = BehaviorEncoder(args.behavior_model, device, args.behavior_batch_size)
+        self._rows: list[Row] = []  # of the generation under way, on this process
+        self._prompts: list[Prompt] = []
+        self._pooler: StatePooler | None = None
+
+        use_twin_progress(self)
+        if args.health_steps:
+            self.add_callback(HealthCallback(args.health_steps))
+        self._report_trainable()
+
+    # ---- Set-up ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _load(model_id: str, args: TARSGRPOConfig, quantization_config: Any) -> Any:
+        """The thinker alone, where TRL would load the class that the checkpoint's config names."""
+        set_seed(args.seed)
+        options = dict(args.model_init_kwargs or {})
+        options.setdefault("dtype", "float32")  # as TRL
+        options.setdefault("trust_remote_code", args.trust_remote_code)
+        if quantization_config is not None:
+            options["quantization_config"] = quantization_config
+        names = ("revision", "trust_remote_code", "token", "cache_dir")
+        config = AutoConfig.from_pretrained(model_id, **{name: options[name] for name in names if name in options})
+        args.model_init_kwargs = None
+        return architecture_of(config.model_type).load(model_id, **options)
+
+    @staticmethod
+    def _with_alignment(reward_funcs: Any, args: TARSGRPOConfig) -> list:
+        funcs = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs] if reward_funcs else []
+        if not funcs:
+            raise ValueError("No reward_funcs were given, so nothing can be learned. Give [accuracy_reward, format_reward].")
+        if args.reward_weights is not None and len(args.reward_weights) != len(funcs):
+            raise ValueError(
+                f"reward_weights has {len(args.reward_weights)} values for {len(funcs)} reward functions. Give one "
+                "weight for each; the alignment rewards have representation_weight and behavior_weight."
+            )
+        if not args.aligned:
+            return funcs
+        names = [getattr(func, "__name__", type(func).__name__) for func in funcs]
+        if args.reference_reward not in names:
+            raise ValueError(
+                f"reference_reward={args.reference_reward!r} is none of the reward functions ({', '.join(names)}), so "
+                "no written completion could be known to be correct. Name one of them, or set representation_weight "
+                "and behavior_weight to 0."
+            )
+        columns = ((representation_alignment, args.representation_weight), (behavior_alignment, args.behavior_weight))
+        added = [(column, weight) for column, weight in columns if weight]
+        if args.reward_weights is not None:
+            args.reward_weights = [*args.reward_weights, *(weight for _, weight in added)]
+        return [*funcs, *(column for column, _ in added)]
+
+    def _set_reward_weights(self) -> None:
+        if self.args.reward_weights is None:
+            ours = {
+                "format_reward": self.args.format_weight,
+                "representation_alignment": self.args.representation_weight,
+                "behavior_alignment": self.args.behavior_weight,
+            }
+            self.reward_weights = torch.tensor([float(ours.get(name, 1.0)) for name in self.reward_func_names])
+
+    @staticmethod
+    def _checked(dataset: Any, args: TARSGRPOConfig) -> Dataset:
+        if not isinstance(dataset, Dataset):
+            raise ValueError(
+                f"The data set is a {type(dataset).__name__}; twins need one with a known length, a datasets.Dataset. "
+                "Load it without streaming, for example with tars_trl.data.load_questions."
+            )
+        if args.modalities == "text":
+            return dataset.remove_columns("audio") if "audio" in dataset.column_names else dataset
+        return check_audio(dataset, max_seconds=args.max_audio_seconds, on_error=args.on_bad_audio)
+
+    def _base_model(self) -> Any:
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if is_peft_model(model) else model
+
+    def _report_trainable(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        table = trainable_table(self._base_model(), self.architecture.audio_modules)
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "trainable.json").write_text(json.dumps(table, indent=2) + "\n")
+        print(format_trainable(table))
+
+    def _send_telemetry(self) -> None:
+        """Nothing: what runs where is nobody's business unless the user asks for it."""
+
+    # ---- 1. Samplers -----------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler:
+        return RepeatSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.args.num_generations,
+            batch_size=self.args.generation_batch_size // self.args.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+        )
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler:
+        return RepeatSampler(data_source=eval_dataset, mini_repeat_count=self._group_size("eval"), seed=self.args.seed)
+
+    def _group_size(self, mode: str) -> int:
+        """Rows of a question, both twins together."""
+        return self.args.num_generations_eval or self.args.num_generations if mode == "eval" else self.args.num_generations
+
+    # ---- 2. and 3. Prompts and audio -------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
+        group = self._group_size("train" if self.model.training else "eval")
+        first = self.accelerator.process_index * len(inputs)
+        self._rows, self._prompts = [], []
+        made: dict[tuple[str, str], tuple[list, Prompt]] = {}  # by question and modality: each is prepared once
+        for number, row in enumerate(inputs):
+            modality = modality_of(first + number, group, self.args.modalities)
+            key = question_key(row)
+            if (key, modality) not in made:
+                made[key, modality] = self._make_prompt(row, modality)
+            conversation, prompt = made[key, modality]
+            columns = {name: value for name, value in row.items() if name != "audio"}
+            self._rows.append({**columns, "prompt": conversation, "modality": modality, "key": key})
+            self._prompts.append(prompt)
+
+        clips: list[Any] = [prompt.features for prompt in self._prompts]
+        if self.args.freeze_audio:
+            with torch.no_grad():
+                clips = self._encode(clips)
+        with self._audio(clips), _without_dropout(self.model):
+            output = super()._generate_and_score_completions(self._rows)
+        output["audio"] = clips
+        self._pooler = None
+        return output
+
+    def _make_prompt(self, row: Row, modality: str) -> tuple[list, Prompt]:
+        spoken = modality == "speech"
+        conversation = spoken_prompt(row["prompt"]) if spoken else written_prompt(row["prompt"])
+        waveform = load_audio(row["audio"]) if spoken else None
+        return conversation, self.architecture.prompt(
+            self.processing_class, conversation, waveform, **self.chat_template_kwargs
+        )
+
+    def _encode(self, clips: Sequence[Features | None]) -> list[Tensor | None]:
+        """Audio embeddings of each row; a clip that several rows share is encoded once."""
+        distinct = {id(clip): clip for clip in clips if clip is not None}
+        if not distinct:
+            return [None] * len(clips)
+        embeddings = self.architecture.encode(self._base_model(), list(distinct.values()))
+        by_clip = dict(zip(distinct, embeddings, strict=True))
+        return [by_clip.get(id(clip)) for clip in clips]
+
+    @contextmanager
+    def _audio(self, clips: Sequence[Any]) -> Iterator[None]:
+        """Place the rows' audio into every forward pass of the block, also the reference model's (beta > 0)."""
+        rows = clips if self.args.freeze_audio else self._encode(clips)
+        base = self._base_model()
+        token = self.architecture.audio_token(base)
+        with placed_audio(base.get_input_embeddings(), token, rows):
+            if self.ref_model is None:
+                yield
+            else:
+                with placed_audio(self.accelerator.unwrap_model(self.ref_model).get_input_embeddings(), token, rows):
+                    yield
+
+    def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
+        return [prompt.ids for prompt in self._prompts], None, {}
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        with self._audio(inputs["audio"]):
+            return super()._compute_loss(model, inputs)
+
+    # ---- 4. Alignment ----------------------------------------------------------------------------------------------
+
+    def _generate_single_turn(
+        self, prompt_ids: list, images: Any, multimodal_fields: dict, num_generations: int, has_tool_images: bool = False
+    ) -> tuple[list[list[int]], Any]:
+        if not (self.args.aligned and self.args.representation_weight):
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+            )
+        self._pooler = StatePooler(self._states, len(prompt_ids), self.eos_token_ids)
+        with self._pooler.attached(self._base_model().get_input_embeddings()):
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+            )
+
+    def _calculate_rewards(
+        self, inputs: list[Row], prompts: list, completions: list, completion_ids_list: list[list[int]]
+    ) -> Tensor:
+        """TRL's rewards (N over all processes, functions), with the alignment columns filled in and metrics kept."""
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        mode = "train" if self.model.training else "eval"
+        group = self._group_size(mode)
+        for column in ("modality", "key"):
+            self._log_completion_extra(column, [row[column] for row in inputs])
+
+        ending = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        device = rewards.device
+        lengths = self._gathered([len(ids) for ids in completion_ids_list], device)
+        words = self._gathered([sum(token not in ending for token in ids) for ids in completion_ids_list], device)
+        clipped = self._gathered([ids[-1] not in ending for ids in completion_ids_list], device).bool()
+        if self.args.aligned:
+            complete = words > 0
+            if self.mask_truncated_completions:
+                complete &= ~clipped
+            self._align(rewards, inputs, completions, complete, group, mode)
+        self._log_twins(rewards, lengths, clipped, group, mode)
+        return rewards
+
+    def _gathered(self, values: list, device: torch.device) -> Tensor:
+        return self.accelerator.gather(torch.tensor(values, device=device))
+
+    def _column(self, rewards: Tensor, name: str) -> Tensor | None:
+        return rewards[:, self.reward_func_names.index(name)] if name in self.reward_func_names else None
+
+    def _align(
+        self, rewards: Tensor, inputs: list[Row], completions: list, complete: Tensor, group: int, mode: str
+    ) -> None:
+        """Fill the alignment columns of `rewards` in place, identically on every process.
+
+        A spoken completion that is empty, or truncated while such are masked, has no reference and so earns 0; as a
+        written one it is no reference. A spoken row that no task reward scored stays NaN.
+        """
+        correct = self._column(rewards, self.args.reference_reward) >= 1  # NaN is not correct
+        keys = gather_object([row["key"] for row in inputs])[::group]
+        candidates = reference_candidates((correct & complete).tolist(), group)
+        scored = ~rewards.isnan().all(dim=1)
+        spoken = torch.arange(len(rewards), device=rewards.device) % group < group // 2
+        states = self._all_states(len(inputs)) if self.args.representation_weight else None
+
+        if self.args.reference == "best":
+            references = best_references(states, candidates, group, self._rep_layers)
+        else:
+            step = self.state.global_step
+            how = self.args.reference
+            references = draw_references(candidates, keys, group, seed=self.args.seed, step=step, how=how)
+        references = [row if complete[number] else -1 for number, row in enumerate(references)]
+
+        columns = {}
+        if states is not None:
+            similarity = compare(states, references)  # (N, L)
+            columns["representation_alignment"] = similarity[:, self._rep_layers].mean(-1)
+            self._log_layers(similarity, references, mode)
+        if self._behavior is not None:
+            columns["behavior_alignment"] = compare(self._all_embeddings(completions, references), references)
+        for name, values in columns.items():
+            column = self._column(rewards, name)
+            column[spoken & scored] = values.to(rewards)[spoken & scored]
+        without = sum(not rows for rows in candidates) / len(candidates)
+        self._metrics[mode]["alignment/no_reference"].append(without)
+
+    def _all_states(self, num_rows: int) -> Tensor:
+        """(N, L, H) pooled states of the rows of all processes."""
+        if self._pooler is None or self._pooler.sums is None:  # every completion on this process was empty
+            size = self._base_model().config.get_text_config().hidden_size
+            states = torch.zeros(num_rows, len(self._states), size, device=self.accelerator.device)
+        else:
+            states = self._pooler.pooled()[0]
+        return self.accelerator.gather(states.contiguous())
+
+    def _all_embeddings(self, completions: list, references: list[int]) -> Tensor:
+        """(N, D) embeddings of the rows of all processes; zero for those that no comparison needs."""
+        first = self.accelerator.process_index * len(completions)
+        used = {row for pair in enumerate(references) if pair[1] >= 0 for row in pair}
+        local = [number for number in range(len(completions)) if first + number in used]
+        embeddings = torch.zeros(len(completions), self._behavior.dimension, device=self.accelerator.device)
+        if local:
+            texts = [completion_text(completions[number]) for number in local]
+            embeddings[local] = self._behavior.encode(texts).to(embeddings)
+        return self.accelerator.gather(embeddings)
+
+    # ---- 5. Metrics ------------------------------------------------------------------------------------------------
+
+    def _log_layers(self, similarity: Tensor, references: list[int], mode: str) -> None:
+        compared = [number for number, reference in enumerate(references) if reference >= 0]
+        if compared:
+            by_layer = similarity[compared].mean(0)
+            for name, part in zip(("first", "middle", "last"), by_layer.tensor_split(3), strict=True):
+                if len(part):
+                    self._metrics[mode][f"alignment/layer_similarity/{name}_third"].append(part.mean().item())
+
+    def _log_twins(self, rewards: Tensor, lengths: Tensor, clipped: Tensor, group: int, mode: str) -> None:
+        """Metrics by modality, as TRL has them over all rows; over this generation, all processes together."""
+        metrics = self._metrics[mode]
+        total = (rewards * self.reward_weights.to(rewards)).nansum(dim=1)
+        total[rewards.isnan().all(dim=1)] = torch.nan
+        modality = [modality_of(number, group, self.args.modalities) for number in range(len(rewards))]
+        size = group // 2 if self.args.modalities == "both" else group
+        accuracy = {}
+        for name in dict.fromkeys(modality):
+            rows = torch.tensor([found == name for found in modality], device=rewards.device)
+            grouped = total[rows].view(-1, size)
+            std = (grouped - grouped.nanmean(1, keepdim=True)).square().nanmean(1).sqrt()
+            values = {
+                "reward": total[rows].nanmean(),
+                "reward_std": std.nanmean(),
+                "frac_reward_zero_std": std.isclose(torch.zeros_like(std)).float().mean(),
+                "completion_length": lengths[rows].float().mean(),
+                "clipped_ratio": clipped[rows].float().mean(),
+            }
+            columns = (("accuracy", self.args.reference_reward), ("format", "format_reward"))
+            for metric, column in columns:
+                rewarded = self._column(rewards, column)
+                if rewarded is not None:
+                    rewarded = rewarded[rows]
+                    correct = (rewarded >= 1).float().masked_fill(rewarded.isnan(), torch.nan)
+                    values[metric] = (correct if metric == "accuracy" else rewarded).nanmean()
+            accuracy[name] = values.get("accuracy")
+            for metric, value in values.items():
+                metrics[f"{name}/{metric}"].append(value.item())
+        speech, text = accuracy.get("speech"), accuracy.get("text")
+        if speech is not None and text is not None:
+            metrics["gap/accuracy"].append((text - speech).item())
+            metrics["gap/recovery_rate"].append((100 * speech / text).item() if text > 0 else torch.nan)
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """Dropout off while completions are sampled and scored: the policy that is rewarded is the one without noise."""
+    active = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
+    for module in active:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in active:
+            module.train()

@@ -1,0 +1,117 @@
+"""Small real parts for every test: a random thinker, spoken questions as files would hold them, an embedding model."""
+
+import copy
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from datasets import Audio, Dataset
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "recipes" / "demo"), str(ROOT / "recipes")]  # our own model builders and recipes
+
+SYSTEM = "You think, then answer."
+
+
+def clip(seconds: float, seed: int = 0, rate: int = 16_000) -> bytes:
+    """A noisy tone as wav bytes."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(int(seconds * rate)) / rate
+    wave = 0.2 * np.sin(2 * np.pi * (200 + 40 * seed) * time) + 0.02 * generator.standard_normal(len(time))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave.astype("float32"), rate, format="WAV")
+    return buffer.getvalue()
+
+
+def question(number: int, seconds: float | None = None) -> dict:
+    """One row of the schema; clips and texts of different rows differ in length."""
+    text = f"What is one plus {'two ' * (number + 1)}? A. B. C. D."
+    return {
+        "audio": {"bytes": clip(seconds or 0.4 + 0.13 * number, number), "path": None},
+        "prompt": [
+            {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
+            {"role": "user", "content": [{"type": "text", "text": text}]},
+        ],
+        "question": text,
+        "options": ["one", "two", "three", "four"],
+        "answer_index": number % 4,
+        "key": f"q{number}",
+    }
+
+
+def questions(count: int = 4) -> Dataset:
+    """A data set of `count` questions, audio undecoded."""
+    return Dataset.from_list([question(number) for number in range(count)]).cast_column("audio", Audio(decode=False))
+
+
+@pytest.fixture
+def tiny():
+    """(model, processor): a random thinker of under a million parameters, behind the real classes."""
+    from tiny_omni import tiny_random
+
+    return tiny_random(0)
+
+
+@pytest.fixture(scope="session")
+def embedder_folder(tmp_path_factory) -> str:
+    """Folder of a real sentence-transformers model with random static embeddings."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator([SYSTEM], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet))
+    folder = tmp_path_factory.mktemp("embedder")
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)], device="cpu").save(str(folder))
+    return str(folder)
+
+
+@pytest.fixture
+def make_trainer(tiny, embedder_folder, tmp_path):
+    """Build a `TARSGRPOTrainer` on the tiny model; keyword arguments override settings or constructor arguments."""
+    from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
+
+    model, processor = tiny
+
+    def build(reward=None, dataset=None, trainer=TARSGRPOTrainer, output="out", build_model=None, **settings):
+        arguments = {
+            "output_dir": str(tmp_path / output),
+            "per_device_train_batch_size": 8,
+            "num_generations": 8,
+            "max_completion_length": 8,
+            "logging_steps": 1,
+            "max_steps": 2,
+            "learning_rate": 1e-3,
+            "bf16": False,
+            "use_cpu": True,
+            "report_to": [],
+            "save_strategy": "no",
+            "gradient_checkpointing": False,
+            "mask_truncated_completions": False,
+            "reference_reward": "odd_reward" if reward is None else reward.__name__,
+            "behavior_model": embedder_folder,
+            "disable_tqdm": True,
+            "dataloader_pin_memory": False,
+        }
+        arguments.update(settings)
+        extra = {name: arguments.pop(name) for name in ("peft_config", "callbacks", "eval_dataset") if name in arguments}
+        return trainer(
+            build_model or copy.deepcopy(model),
+            [reward or odd_reward, format_reward],
+            TARSGRPOConfig(**arguments),
+            questions() if dataset is None else dataset,
+            processing_class=processor,
+            **extra,
+        )
+
+    return build
+
+
+def odd_reward(completions, **kwargs):
+    """Correct where the completion's length is odd: something that a random model gets right half the time."""
+    return [float(len(completion[0]["content"]) % 2) for completion in completions]

@@ -1,0 +1,214 @@
+"""Every architecture: a padded batch equals its unpadded rows, and audio reaches the decoder as the class itself puts it.
+
+Runs for each entry of `ARCHITECTURES`; a new speech LLM adds one line and its tiny model.
+"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from tars_trl.alignment import StatePooler
+from tars_trl.audio import load_audio
+from tars_trl.models import architecture_of, placed_audio
+from tars_trl.twins import spoken_prompt, written_prompt
+from tests.conftest import question
+
+# Largest differences seen over twenty seeds are 6e-7 (log-probs) and 9e-7 (states): float32 sums in another order.
+TOLERANCE = dict(rtol=0, atol=1e-5)
+ROWS = [("speech", 0, 0.5), ("text", 1, None), ("speech", 2, 1.31), ("text", 3, None), ("speech", 1, 0.83)]
+
+
+@pytest.fixture(params=["qwen2_5_omni_thinker"])
+def speech_llm(request, tiny):
+    """(architecture, model, processor) with a tiny random model."""
+    model, processor = tiny
+    return architecture_of(request.param), model, processor
+
+
+def prompts(architecture, processor, rows=ROWS):
+    made = []
+    for modality, number, seconds in rows:
+        row = question(number, seconds)
+        spoken = modality == "speech"
+        conversation = (spoken_prompt if spoken else written_prompt)(row["prompt"])
+        made.append(architecture.prompt(processor, conversation, load_audio(row["audio"]) if spoken else None))
+    return made
+
+
+def completions(count: int, vocabulary: int = 200) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(3, vocabulary, (4 + number,), generator=generator).tolist() for number in range(count)]
+
+
+def batch(prompt_rows, completion_rows, pad):
+    """Left-padded prompts and right-padded completions, as TRL lays them out."""
+    width = max(len(prompt.ids) for prompt in prompt_rows)
+    length = max(len(ids) for ids in completion_rows)
+    ids, mask = [], []
+    for prompt, completion in zip(prompt_rows, completion_rows, strict=True):
+        left, right = width - len(prompt.ids), length - len(completion)
+        ids.append([pad] * left + prompt.ids + completion + [pad] * right)
+        mask.append([0] * left + [1] * (len(prompt.ids) + len(completion)) + [0] * right)
+    return torch.tensor(ids), torch.tensor(mask), width
+
+
+def log_probs(model, ids, mask, width):
+    logits = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
+    return logits[:, width - 1 : -1].gather(-1, ids[:, width:].unsqueeze(-1)).squeeze(-1)
+
+
+def scored(architecture, model, prompt_rows, completion_rows, pad, poison=False):
+    """Log-probs and pooled states of each row, from one forward pass over all of them."""
+    ids, mask, width = batch(prompt_rows, completion_rows, pad)
+    if poison:
+        ids = torch.where(mask == 1, ids, 7)
+    features = [prompt.features for prompt in prompt_rows]
+    encoded = iter(architecture.encode(model, [f for f in features if f is not None]) if any(features) else [])
+    rows = [None if f is None else next(encoded) for f in features]
+    counted = mask.clone()
+    counted[:, :width] = 0
+    pooler = StatePooler(architecture.state_modules(model), len(rows), teacher_forced=counted.bool())
+    embedding = model.get_input_embeddings()
+    with placed_audio(embedding, architecture.audio_token(model), rows), pooler.attached(embedding):
+        values = log_probs(model, ids, mask, width)
+    return [row[: len(c)] for row, c in zip(values, completion_rows, strict=True)], pooler.pooled()[0]
+
+
+def test_padded_batch_equals_single_rows(speech_llm):
+    """Log-probs, pooled states and gradients of a mixed batch equal those of its rows alone."""
+    architecture, model, processor = speech_llm
+    rows, answers, pad = prompts(architecture, processor), completions(len(ROWS)), processor.tokenizer.pad_token_id
+
+    together, states = scored(architecture, model, rows, answers, pad)
+    torch.cat(together).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        alone, state = scored(architecture, model, [row], [answer], pad)
+        torch.testing.assert_close(alone[0], together[number], **TOLERANCE)
+        torch.testing.assert_close(state[0], states[number], **TOLERANCE)
+        alone[0].sum().backward()
+    scale = max(gradient.abs().max() for gradient in gradients.values())
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            torch.testing.assert_close(parameter.grad / scale, gradients[name] / scale, rtol=0, atol=1e-5)
+
+
+def test_poisoned_padding_changes_nothing(speech_llm):
+    architecture, model, processor = speech_llm
+    rows, answers, pad = prompts(architecture, processor), completions(len(ROWS)), processor.tokenizer.pad_token_id
+    clean, clean_states = scored(architecture, model, rows, answers, pad)
+    poisoned, poisoned_states = scored(architecture, model, rows, answers, pad, poison=True)
+    for one, other in zip(clean, poisoned, strict=True):
+        torch.testing.assert_close(one, other, **TOLERANCE)
+    torch.testing.assert_close(clean_states, poisoned_states, **TOLERANCE)
+
+
+def test_own_forward_agrees(speech_llm):
+    """Placed audio gives the logits of the class's own forward, which takes features; a foreign clip does not."""
+    architecture, model, processor = speech_llm
+    row = question(0, 0.9)
+    waveform = load_audio(row["audio"])
+    text = processor.apply_chat_template([spoken_prompt(row["prompt"])], tokenize=False, add_generation_prompt=True)
+    inputs = processor(text=text, audio=[waveform], return_tensors="pt")  # with the processor's own padding
+    expected = model(**inputs).logits
+
+    def ours(waveform):
+        prompt = architecture.prompt(processor, spoken_prompt(row["prompt"]), waveform)
+        clips = architecture.encode(model, [prompt.features])
+        with placed_audio(model.get_input_embeddings(), architecture.audio_token(model), clips):
+            ids = torch.tensor([prompt.ids])
+            return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+    torch.testing.assert_close(ours(waveform), expected, **TOLERANCE)
+    assert (ours(waveform[::-1].copy()) - expected).abs().max() > 1e-3
+
+
+def test_clips_encode_alike_alone_and_together(speech_llm):
+    architecture, model, processor = speech_llm
+    clips = [prompt.features for prompt in prompts(architecture, processor) if prompt.features is not None]
+    for alone, together in zip(clips, architecture.encode(model, clips), strict=True):
+        torch.testing.assert_close(architecture.encode(model, [alone])[0], together, **TOLERANCE)
+
+
+def test_greedy_generation_and_its_pooled_states(speech_llm):
+    """Sampling a padded mixed batch gives each row's own tokens, and pools the states a teacher-forced pass has."""
+    architecture, model, processor = speech_llm
+    rows, pad = prompts(architecture, processor), processor.tokenizer.pad_token_id
+    config = GenerationConfig(max_new_tokens=7, do_sample=False, pad_token_id=pad, eos_token_id=[5])
+    config.suppress_tokens = architecture.unsampled_tokens(model)
+
+    def generate(chosen):
+        ids, mask, width = batch(chosen, [[]] * len(chosen), pad)
+        features = [prompt.features for prompt in chosen]
+        encoded = iter(architecture.encode(model, [f for f in features if f is not None]) if any(features) else [])
+        clips = [None if f is None else next(encoded) for f in features]
+        pooler = StatePooler(architecture.state_modules(model), len(chosen), [5])
+        embedding = model.get_input_embeddings()
+        with placed_audio(embedding, architecture.audio_token(model), clips), pooler.attached(embedding):
+            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        return output[:, width:], *pooler.pooled()
+
+    tokens, states, counts = generate(rows)
+    for number, row in enumerate(rows):
+        alone, state, _ = generate([row])
+        torch.testing.assert_close(alone[0], tokens[number][: alone.size(1)])
+        torch.testing.assert_close(state[0], states[number], **TOLERANCE)
+    fed = [ids.tolist()[: int(count)] for ids, count in zip(tokens, counts, strict=True)]
+    _, forced = scored(architecture, model, rows, fed, pad)
+    torch.testing.assert_close(states, forced, **TOLERANCE)
+
+
+def test_states_are_transformers_hidden_states(speech_llm):
+    """Pooled states are the means of `hidden_states[1:]`; the embedding output is not among them."""
+    architecture, model, processor = speech_llm
+    (row,), (answer,) = prompts(architecture, processor, [("text", 1, None)]), completions(1)
+    _, states = scored(architecture, model, [row], [answer], 0)
+    ids = torch.tensor([row.ids + answer])
+    hidden = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True).hidden_states
+    expected = torch.stack([layer[0, len(row.ids) :].mean(0) for layer in hidden[1:]])
+    torch.testing.assert_close(states[0], expected, **TOLERANCE)
+
+
+def test_placeholders_and_embeddings_must_agree(speech_llm):
+    architecture, model, processor = speech_llm
+    (row,) = prompts(architecture, processor, [("speech", 0, 0.5)])
+    (clip,) = architecture.encode(model, [row.features])
+    token = architecture.audio_token(model)
+    sampled = torch.tensor([[*row.ids, token]])
+    with placed_audio(model.get_input_embeddings(), token, [clip]), pytest.raises(ValueError, match="placeholders"):
+        model(input_ids=sampled, attention_mask=torch.ones_like(sampled))
+    written = torch.tensor([[9, token, 9]])
+    with placed_audio(model.get_input_embeddings(), token, [None]), pytest.raises(ValueError, match="placeholders"):
+        model(input_ids=written, attention_mask=torch.ones_like(written))
+
+
+def test_lora_touches_the_language_model_alone(speech_llm):
+    from peft import LoraConfig, get_peft_model
+
+    architecture, model, _ = speech_llm
+    adapted = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=architecture.lora_targets))
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert trained and not any(path in name for name in trained for path in architecture.audio_modules.values())
+    linears = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    outside = tuple(architecture.audio_modules.values())
+    inside = {n for n in linears if not n.startswith(outside) and "lm_head" not in n}
+    assert len(trained) == 2 * len(inside)
+
+
+def test_unknown_architecture_is_named():
+    with pytest.raises(ValueError, match="model_type='llama' is not supported"):
+        architecture_of("llama")
+
+
+def test_resampled_and_short_clips(speech_llm):
+    """The shortest clip that the audio check lets through has at least one embedding, one for each placeholder."""
+    architecture, model, processor = speech_llm
+    conversation = spoken_prompt(question(0)["prompt"])
+    for samples in (1600, 1601, 8000, 8079, 16000):
+        prompt = architecture.prompt(processor, conversation, np.ones(samples, dtype="float32") * 0.1)
+        (clip,) = architecture.encode(model, [prompt.features])
+        assert clip.size(0) == prompt.ids.count(architecture.audio_token(model)) > 0
