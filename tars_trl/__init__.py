@@ -13,7 +13,14 @@ _WHERE = {
     "load_audio": "audio",
     "load_questions": "data",
 }
-__all__ = [*_WHERE]
+__all__ = [
+    "TARSGRPOConfig",
+    "TARSGRPOTrainer",
+    "accuracy_reward",
+    "format_reward",
+    "load_audio",
+    "load_questions",
+]
 
 if TYPE_CHECKING:
     from .audio import load_audio

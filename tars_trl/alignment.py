@@ -34,8 +34,8 @@ def layer_indices(layers: str | Sequence[int], num_layers: int) -> list[int]:
         if layers in LAYER_SETS:
             below = num_layers - 2 if num_layers >= 5 else num_layers
             third = ("shallow", "middle", "deep").index(layers)
-            start, end = round(below * third / 3), round(below * (third + 1) / 3)
-            return list(range(start, max(end, start + 1)))
+            start = min(round(below * third / 3), below - 1)
+            return list(range(start, max(round(below * (third + 1) / 3), start + 1)))
         raise ValueError(f"rep_layers={layers!r} is not a layer set. Use one of {LAYER_SETS} or a list of indices.")
     bad = [index for index in layers if not -num_layers <= index < num_layers]
     if bad or not layers:
@@ -139,7 +139,9 @@ def layer_similarity(states: Tensor, reference: Tensor) -> Tensor:
     return nn.functional.cosine_similarity(states.float(), reference.float(), dim=-1)
 
 
-def best_references(states: Tensor, candidates: Sequence[Sequence[int]], group_size: int, layers: list[int]) -> list[int]:
+def best_references(
+    states: Tensor, candidates: Sequence[Sequence[int]], group_size: int, layers: list[int]
+) -> list[int]:
     """For each spoken row the candidate of its question with the highest mean similarity (ties: the first).
 
     Args:

@@ -66,9 +66,12 @@ def load_audio(source: Any, *, sampling_rate: int | None = None, target_rate: in
     if rate == target_rate:
         return waveform
     # torchaudio's filter bank grows with the reduced fraction: gigabytes for 44,101 Hz. 640 is exact for all usual
-    # rates (11,025 -> 16,000 is 441/640) and off by less than 3 parts in a million for the others.
+    # rates (11,025 -> 16,000 is 441/640) and off by less than 0.1 % for the others.
     ratio = Fraction(rate, target_rate).limit_denominator(640)
-    return resample(torch.from_numpy(waveform), ratio.numerator, ratio.denominator).numpy()
+    # Its default filter, 6 zero crossings wide, has lost 22 % at nine tenths of the band (measured); one of 64 loses
+    # nothing and takes 2 ms for 5 s of speech.
+    wave = torch.from_numpy(waveform)
+    return resample(wave, ratio.numerator, ratio.denominator, lowpass_filter_width=64).numpy()
 
 
 def audio_problem(

@@ -7,12 +7,14 @@ code" its Phi-4 training scripts.
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from trl import GRPOConfig
 
 from .alignment import LAYER_SETS
 
 
-def _setting(default: Any, help: str) -> Any:
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with its help text for the command line."""
     return field(default=default, metadata={"help": help})
 
 
@@ -25,42 +27,46 @@ class TARSGRPOConfig(GRPOConfig):
     """
 
     # The method's values for settings that TRL has too.
-    learning_rate: float = _setting(2e-5, "Initial learning rate of AdamW (released code).")
-    weight_decay: float = _setting(0.01, "Weight decay (released code).")
-    warmup_steps: float = _setting(0.01, "Warm-up: a share of all steps below 1, else steps (released code: 1 %).")
-    num_generations: int | None = _setting(8, "G, completions of a question: half spoken, half written (paper: 4 + 4).")
-    max_completion_length: int | None = _setting(1024, "Most tokens of a completion (paper, table 5).")
-    epsilon_high: float | None = _setting(0.28, "Upper clipping bound, DAPO's clip-higher (released code).")
-    scale_rewards: str = _setting("none", "Advantages are r minus the mean of the modality, not divided (paper).")
-    mask_truncated_completions: bool = _setting(True, "Completions cut off at the limit do not count (released code).")
-    vllm_importance_sampling_mode: str = _setting("token_truncate", "Per-token ratio, truncated (released code).")
-    vllm_importance_sampling_clip_max: float | None = _setting(2.0, "Truncation of that ratio (released code).")
+    learning_rate: float = setting(2e-5, "Initial learning rate of AdamW (released code).")
+    weight_decay: float = setting(0.01, "Weight decay (released code).")
+    warmup_steps: float = setting(0.01, "Warm-up: a share of all steps below 1, else steps (released code: 1 %).")
+    num_generations: int | None = setting(8, "G, completions of a question: half spoken, half written (paper: 4 + 4).")
+    max_completion_length: int | None = setting(1024, "Most tokens of a completion (paper, table 5).")
+    epsilon_high: float | None = setting(0.28, "Upper clipping bound, DAPO's clip-higher (released code).")
+    scale_rewards: str = setting("none", "Advantages are r minus the mean of the modality, not divided (paper).")
+    mask_truncated_completions: bool = setting(True, "Completions cut off at the limit do not count (released code).")
+    vllm_importance_sampling_mode: str = setting("token_truncate", "Per-token ratio, truncated (released code).")
+    vllm_importance_sampling_clip_max: float | None = setting(2.0, "Truncation of that ratio (released code).")
 
     # The method's own.
-    modalities: str = _setting("both", "`both` (TARS), or `text` / `speech`: plain GRPO on one modality, a baseline.")
-    format_weight: float = _setting(0.5, "lambda, weight of `format_reward` unless `reward_weights` is set (paper).")
-    representation_weight: float = _setting(1.0, "alpha, weight of R_rep; 0 turns it and its cost off (paper: 1.0).")
-    behavior_weight: float = _setting(1.0, "beta, weight of R_beh; 0 turns it and its cost off (paper: 1.0).")
-    rep_layers: Any = _setting("all", f"Layers R_rep averages: one of {LAYER_SETS} or a list of indices (figure 3).")
-    reference: str = _setting("random", "Which correct written completion is the reference: random, first or best.")
-    reference_reward: str = _setting("accuracy_reward", "Name of the reward that says correct: 1 or more is correct.")
-    behavior_model: str = _setting("Qwen/Qwen3-Embedding-0.6B", "Sentence-embedding model of R_beh, id or folder.")
-    behavior_device: str | None = _setting(None, "Where it runs, such as `cpu` or `cuda:1`; the training device if None.")
-    behavior_batch_size: int = _setting(32, "Texts a forward pass of the embedding model, per process.")
+    modalities: str = setting("both", "`both` (TARS), or `text` / `speech`: plain GRPO on one modality, a baseline.")
+    format_weight: float = setting(0.5, "lambda, weight of `format_reward` unless `reward_weights` is set (paper).")
+    representation_weight: float = setting(1.0, "alpha, weight of R_rep; 0 turns it and its cost off (paper: 1.0).")
+    behavior_weight: float = setting(1.0, "beta, weight of R_beh; 0 turns it and its cost off (paper: 1.0).")
+    rep_layers: str = setting("all", f"Layers of R_rep: one of {LAYER_SETS}, or indices as '4,5,6' (figure 3).")
+    reference: str = setting("random", "Which correct written completion is the reference: random, first or best.")
+    reference_reward: str = setting("accuracy_reward", "Name of the reward that says correct: 1 or more is correct.")
+    behavior_model: str = setting("Qwen/Qwen3-Embedding-0.6B", "Sentence-embedding model of R_beh, id or folder.")
+    behavior_device: str | None = setting(
+        None, "Where it runs, such as `cpu` or `cuda:1`; the training device if None."
+    )
+    behavior_batch_size: int = setting(32, "Texts a forward pass of the embedding model, per process.")
 
     # What is trained.
-    lora_r: int = _setting(8, "Rank of LoRA on the language model's linear layers; 0 trains it whole (paper: 8).")
-    lora_alpha: int = _setting(32, "Scale of LoRA (paper, table 5: 32).")
-    lora_dropout: float = _setting(0.05, "Dropout of LoRA, in the update only (released code).")
-    freeze_audio: bool = _setting(True, "Keep audio tower, projector and vision as they are (paper).")
+    lora_r: int = setting(8, "Rank of LoRA on the language model's linear layers; 0 trains it whole (paper: 8).")
+    lora_alpha: int = setting(32, "Scale of LoRA (paper, table 5: 32).")
+    lora_dropout: float = setting(0.05, "Dropout of LoRA, in the update only (released code).")
+    freeze_audio: bool = setting(True, "Keep audio tower, projector and vision as they are (paper).")
 
     # Audio and health.
-    max_audio_seconds: float = _setting(30.0, "Longer clips are refused before training; audio is never truncated.")
-    on_bad_audio: str = _setting("refuse", "`refuse` to start with unusable clips, or `skip` and count them.")
-    health_steps: int = _setting(20, "Logged steps in a row before a health warning is given; 0 gives none.")
+    max_audio_seconds: float = setting(30.0, "Longer clips are refused before training; audio is never truncated.")
+    on_bad_audio: str = setting("refuse", "`refuse` to start with unusable clips, or `skip` and count them.")
+    health_steps: int = setting(20, "Logged steps in a row before a health warning is given; 0 gives none.")
 
     def __post_init__(self) -> None:
         self._check()
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # the same YAML then runs with a GPU and without
         super().__post_init__()
         self._check_windows()
 
@@ -87,7 +93,7 @@ class TARSGRPOConfig(GRPOConfig):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise ValueError(f"{name}={value!r} is not a finite number of 0 or more. Give one, such as 1.0.")
         if isinstance(self.rep_layers, str) and self.rep_layers not in LAYER_SETS:
-            self.rep_layers = _numbers(self.rep_layers)
+            self.rep_layers = _numbers(self.rep_layers)  # type: ignore[assignment] # argparse has no str | list
         if self.modalities == "both":
             self._check_twins()
         if self.reference == "best" and self.representation_weight == 0 and self.aligned:

@@ -50,7 +50,9 @@ class HealthCallback(TrainerCallback):
         for name in self._found() - self.warned:
             self.warned.add(name)
             if state.is_world_process_zero:
-                logger.warning("Health at step %d, %s: for %d logs, %s", state.global_step, name, self.steps, REMEDIES[name])
+                logger.warning(
+                    "Health at step %d, %s: for %d logs, %s", state.global_step, name, self.steps, REMEDIES[name]
+                )
 
     def _found(self) -> set[str]:
         last = list(self.recent)[-self.steps :]

@@ -4,6 +4,7 @@ A reward function gets `completions` (as TRL gives them: text, or a conversation
 set's columns, and returns one number a completion, or None where it does not apply.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from .extraction import extract_strict, is_well_formed
@@ -31,7 +32,7 @@ def accuracy_reward(
         answer_index: N indices of the right options, from 0.
         options: N lists of option texts.
     """
-    texts = options or [None] * len(completions)
+    texts: Sequence[list[str] | None] = options or [None] * len(completions)
     return [
         float(extract_strict(completion_text(completion), option_texts) == right)
         for completion, right, option_texts in zip(completions, answer_index, texts, strict=True)

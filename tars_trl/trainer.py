@@ -179,7 +179,9 @@ class TARSGRPOTrainer(GRPOTrainer):
     def _with_alignment(reward_funcs: Any, args: TARSGRPOConfig) -> list:
         funcs = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs] if reward_funcs else []
         if not funcs:
-            raise ValueError("No reward_funcs were given, so nothing can be learned. Give [accuracy_reward, format_reward].")
+            raise ValueError(
+                "No reward_funcs were given, so nothing can be learned. Give [accuracy_reward, format_reward]."
+            )
         if args.reward_weights is not None and len(args.reward_weights) != len(funcs):
             raise ValueError(
                 f"reward_weights has {len(args.reward_weights)} values for {len(funcs)} reward functions. Give one "
@@ -253,7 +255,9 @@ class TARSGRPOTrainer(GRPOTrainer):
 
     def _group_size(self, mode: str) -> int:
         """Rows of a question, both twins together."""
-        return self.args.num_generations_eval or self.args.num_generations if mode == "eval" else self.args.num_generations
+        return (
+            self.args.num_generations_eval or self.args.num_generations if mode == "eval" else self.args.num_generations
+        )
 
     # ---- 2. and 3. Prompts and audio -------------------------------------------------------------------------------
 
@@ -322,7 +326,12 @@ class TARSGRPOTrainer(GRPOTrainer):
     # ---- 4. Alignment ----------------------------------------------------------------------------------------------
 
     def _generate_single_turn(
-        self, prompt_ids: list, images: Any, multimodal_fields: dict, num_generations: int, has_tool_images: bool = False
+        self,
+        prompt_ids: list,
+        images: Any,
+        multimodal_fields: dict,
+        num_generations: int,
+        has_tool_images: bool = False,
     ) -> tuple[list[list[int]], Any]:
         if not (self.args.aligned and self.args.representation_weight):
             return super()._generate_single_turn(
@@ -360,8 +369,8 @@ class TARSGRPOTrainer(GRPOTrainer):
     def _gathered(self, values: list, device: torch.device) -> Tensor:
         return self.accelerator.gather(torch.tensor(values, device=device))
 
-    def _column(self, rewards: Tensor, name: str) -> Tensor | None:
-        return rewards[:, self.reward_func_names.index(name)] if name in self.reward_func_names else None
+    def _column(self, rewards: Tensor, name: str) -> Tensor:
+        return rewards[:, self.reward_func_names.index(name)]
 
     def _align(
         self, rewards: Tensor, inputs: list[Row], completions: list, complete: Tensor, group: int, mode: str
@@ -392,7 +401,8 @@ class TARSGRPOTrainer(GRPOTrainer):
             columns["representation_alignment"] = similarity[:, self._rep_layers].mean(-1)
             self._log_layers(similarity, references, mode)
         if self._behavior is not None:
-            columns["behavior_alignment"] = compare(self._all_embeddings(completions, references), references)
+            embeddings = self._all_embeddings(self._behavior, completions, references)
+            columns["behavior_alignment"] = compare(embeddings, references)
         for name, values in columns.items():
             column = self._column(rewards, name)
             column[spoken & scored] = values.to(rewards)[spoken & scored]
@@ -408,15 +418,15 @@ class TARSGRPOTrainer(GRPOTrainer):
             states = self._pooler.pooled()[0]
         return self.accelerator.gather(states.contiguous())
 
-    def _all_embeddings(self, completions: list, references: list[int]) -> Tensor:
+    def _all_embeddings(self, encoder: BehaviorEncoder, completions: list, references: list[int]) -> Tensor:
         """(N, D) embeddings of the rows of all processes; zero for those that no comparison needs."""
         first = self.accelerator.process_index * len(completions)
         used = {row for pair in enumerate(references) if pair[1] >= 0 for row in pair}
         local = [number for number in range(len(completions)) if first + number in used]
-        embeddings = torch.zeros(len(completions), self._behavior.dimension, device=self.accelerator.device)
+        embeddings = torch.zeros(len(completions), encoder.dimension, device=self.accelerator.device)
         if local:
             texts = [completion_text(completions[number]) for number in local]
-            embeddings[local] = self._behavior.encode(texts).to(embeddings)
+            embeddings[local] = encoder.encode(texts).to(embeddings)
         return self.accelerator.gather(embeddings)
 
     # ---- 5. Metrics ------------------------------------------------------------------------------------------------
@@ -450,9 +460,8 @@ class TARSGRPOTrainer(GRPOTrainer):
             }
             columns = (("accuracy", self.args.reference_reward), ("format", "format_reward"))
             for metric, column in columns:
-                rewarded = self._column(rewards, column)
-                if rewarded is not None:
-                    rewarded = rewarded[rows]
+                if column in self.reward_func_names:
+                    rewarded = self._column(rewards, column)[rows]
                     correct = (rewarded >= 1).float().masked_fill(rewarded.isnan(), torch.nan)
                     values[metric] = (correct if metric == "accuracy" else rewarded).nanmean()
             accuracy[name] = values.get("accuracy")

@@ -99,7 +99,9 @@ def make_trainer(tiny, embedder_folder, tmp_path):
             "dataloader_pin_memory": False,
         }
         arguments.update(settings)
-        extra = {name: arguments.pop(name) for name in ("peft_config", "callbacks", "eval_dataset") if name in arguments}
+        extra = {
+            name: arguments.pop(name) for name in ("peft_config", "callbacks", "eval_dataset") if name in arguments
+        }
         return trainer(
             build_model or copy.deepcopy(model),
             [reward or odd_reward, format_reward],

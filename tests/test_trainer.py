@@ -114,7 +114,7 @@ def test_every_row_under_its_own_prompt(make_trainer, modalities):
 
 
 def test_updates_use_the_rows_own_audio(make_trainer):
-    """The loss's gradient is that of a bare forward pass with features; with the clips of two rows swapped it is not."""
+    """The loss's gradient is that of bare forward passes with features; with other audio it is not."""
     trainer = make_trainer(num_generations=4, lora_r=0, per_device_train_batch_size=8)
     output = rollout(trainer, (0, 3))
     inputs = {**output, "advantages": torch.randn(8, generator=torch.Generator().manual_seed(0))}
@@ -144,7 +144,6 @@ def test_updates_use_the_rows_own_audio(make_trainer):
         (-(logps - logps.detach()).exp() * inputs["advantages"][number]).sum().div(total).backward()
     bare = model.model.language_model.layers[0].self_attn.q_proj.weight.grad
     torch.testing.assert_close(own / bare.abs().max(), bare / bare.abs().max(), rtol=0, atol=1e-4)
-    # The two questions' clips differ in length, so swap the audio of equally long rows by reversing each clip in time.
     other = gradient([clip if clip is None else clip.flip(0) for clip in output["audio"]])
     assert (other - own).abs().max() > 1e-2 * own.abs().max()
 
@@ -439,7 +438,8 @@ def test_text_only_equals_trl(tiny, tmp_path, make_trainer):
     def data():
         return questions().remove_columns("audio")
 
-    names = [field for field in GRPOConfig.__dataclass_fields__ if field not in ("steps_per_generation", "warmup_ratio")]
+    derived = ("steps_per_generation", "warmup_ratio")
+    names = [field for field in GRPOConfig.__dataclass_fields__ if field not in derived]
     settings = {name: getattr(ours.args, name) for name in names if TARSGRPOConfig.__dataclass_fields__[name].init}
     settings |= {"output_dir": str(tmp_path / "trl"), "reward_weights": [1.0, 0.5], "generation_batch_size": None}
     settings = {name: value for name, value in settings.items() if not name.startswith(("_", "deepspeed_plugin"))}
@@ -534,7 +534,14 @@ OVERRIDDEN = {
     "_get_eval_sampler": ["self", "eval_dataset"],
     "_generate_and_score_completions": ["self", "inputs"],
     "_tokenize_prompts": ["self", "prompts"],
-    "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"],
+    "_generate_single_turn": [
+        "self",
+        "prompt_ids",
+        "images",
+        "multimodal_fields",
+        "num_generations",
+        "has_tool_images",
+    ],  # fmt: skip
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_compute_loss": ["self", "model", "inputs"],
     "_send_telemetry": ["self"],
@@ -553,7 +560,8 @@ def test_signatures_of_all_overridden_methods():
         for owner in (GRPOTrainer, TARSGRPOTrainer):
             method = inspect.unwrap(getattr(owner, name))
             assert list(inspect.signature(method).parameters) == parameters, f"{owner.__name__}.{name}"
-    given = [p for p in inspect.signature(GRPOTrainer.__init__).parameters if p not in ("tools", "rollout_func", "environment_factory")]  # fmt: skip  # noqa: E501
+    refused = ("tools", "rollout_func", "environment_factory")
+    given = [name for name in inspect.signature(GRPOTrainer.__init__).parameters if name not in refused]
     assert list(inspect.signature(TARSGRPOTrainer.__init__).parameters)[: len(given)] == given
 
 

@@ -28,7 +28,7 @@ class Prompt:
 class SpeechLLM(Protocol):
     """What the package asks of an architecture."""
 
-    audio_modules: Mapping[str, str]
+    audio_modules: dict[str, str]
     """Component name to module path, for what is frozen beside the language model: audio tower, projector, vision."""
     lora_targets: str
     """Regular expression (full match) of the language model's linear layers, for `peft.LoraConfig.target_modules`."""
@@ -36,7 +36,9 @@ class SpeechLLM(Protocol):
     def load(self, model_id: str, **kwargs: Any) -> Any:
         """The text-producing model alone, from a hub id or a folder; `kwargs` go to `from_pretrained`."""
 
-    def prompt(self, processor: Any, conversation: list[dict[str, Any]], waveform: np.ndarray | None, **kwargs) -> Prompt:
+    def prompt(
+        self, processor: Any, conversation: list[dict[str, Any]], waveform: np.ndarray | None, **kwargs
+    ) -> Prompt:
         """Tokens (and features) of a conversation that ends with the user's turn, generation prompt added.
 
         `waveform` is the clip of its audio part, mono float32 at the processor's rate; None for a written conversation.

@@ -13,7 +13,7 @@ from tests.conftest import question
 
 
 def test_thinker_loads_from_an_omni_checkpoint(tiny, tmp_path):
-    """The hub's key names (`thinker.model.layers…`, `thinker.audio_tower…`) give the same weights as the thinker's own."""
+    """The hub's key names (`thinker.model.layers…`, `thinker.audio_tower…`) give the same weights."""
     model, _ = tiny
     config = Qwen2_5OmniConfig(thinker_config=model.config.to_dict(), enable_audio_output=False).to_dict()
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen2_5OmniModel"]}, default=str))

@@ -1,4 +1,4 @@
-"""Every architecture: a padded batch equals its unpadded rows, and audio reaches the decoder as the class itself puts it.
+"""Every architecture: a padded batch equals its unpadded rows, and audio is placed as the class itself places it.
 
 Runs for each entry of `ARCHITECTURES`; a new speech LLM adds one line and its tiny model.
 """
@@ -17,7 +17,7 @@ from tars_trl.twins import spoken_prompt, written_prompt
 from tests.conftest import question
 
 # Largest differences seen over twenty seeds are 6e-7 (log-probs) and 9e-7 (states): float32 sums in another order.
-TOLERANCE = dict(rtol=0, atol=1e-5)
+TOLERANCE = {"rtol": 0, "atol": 1e-5}
 ROWS = [("speech", 0, 0.5), ("text", 1, None), ("speech", 2, 1.31), ("text", 3, None), ("speech", 1, 0.83)]
 
 
