@@ -26,11 +26,11 @@ def main() -> None:
         "attn_implementation": run.attn_implementation,
         **(config.model_init_kwargs or {}),
     }
-    prompt = {"system_prompt": run.system_prompt} if run.system_prompt else {}
-    train = load_questions(run.dataset, run.split, limit=run.limit, seed=config.seed, **prompt)
+    options = {"seed": config.seed, "system_prompt": run.system_prompt}
+    train = load_questions(run.dataset, run.split, limit=run.limit, **options)
     evaluate = None
     if run.eval_dataset:
-        evaluate = load_questions(run.eval_dataset, run.eval_split, limit=run.eval_limit, seed=config.seed, **prompt)
+        evaluate = load_questions(run.eval_dataset, run.eval_split, limit=run.eval_limit, **options)
 
     trainer = TARSGRPOTrainer(
         run.model,

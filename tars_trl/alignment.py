@@ -6,6 +6,8 @@ Pure functions over tensors, and `StatePooler`, which averages hidden states whi
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -173,7 +175,8 @@ class BehaviorEncoder:
     """Sentence embeddings of completions for R_beh: E in cos(E(spoken), E(reference)).
 
     Args:
-        model: a sentence-transformers model, its hub id or its folder (paper: `Qwen/Qwen3-Embedding-0.6B`).
+        model: a sentence-transformers model, its hub id, its folder, or `package:NAME/FOLDER` for one that an installed
+            Python package carries (paper: `Qwen/Qwen3-Embedding-0.6B`).
         device: where it runs.
         batch_size: texts per forward pass.
     """
@@ -182,7 +185,7 @@ class BehaviorEncoder:
         if isinstance(model, str):
             from sentence_transformers import SentenceTransformer  # seconds to import, and not every run needs it
 
-            model = SentenceTransformer(model, device=str(device))
+            model = SentenceTransformer(_package_folder(model), device=str(device))
         self.model = model.eval()
         self.device = device
         self.batch_size = batch_size
@@ -204,3 +207,17 @@ class BehaviorEncoder:
     def dimension(self) -> int:
         """D, the length of an embedding."""
         return int(self.model.get_embedding_dimension() or 0)
+
+
+def _package_folder(model: str) -> str:
+    """`package:NAME/FOLDER` as a path; anything else as it is."""
+    if not model.startswith("package:"):
+        return model
+    package, _, folder = model.removeprefix("package:").partition("/")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"behavior_model={model!r}: no package {package} is installed. Install it (the demo's comes with "
+            "`pip install tars-trl[demo]`), or name a hub id or a folder."
+        )
+    return str(Path(spec.submodule_search_locations[0]) / folder)

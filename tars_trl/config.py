@@ -46,7 +46,7 @@ class TARSGRPOConfig(GRPOConfig):
     rep_layers: str = setting("all", f"Layers of R_rep: one of {LAYER_SETS}, or indices as '4,5,6' (figure 3).")
     reference: str = setting("random", "Which correct written completion is the reference: random, first or best.")
     reference_reward: str = setting("accuracy_reward", "Name of the reward that says correct: 1 or more is correct.")
-    behavior_model: str = setting("Qwen/Qwen3-Embedding-0.6B", "Sentence-embedding model of R_beh, id or folder.")
+    behavior_model: str = setting("Qwen/Qwen3-Embedding-0.6B", "Sentence-embedding model of R_beh (paper).")
     behavior_device: str | None = setting(
         None, "Where it runs, such as `cpu` or `cuda:1`; the training device if None."
     )

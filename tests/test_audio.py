@@ -267,8 +267,9 @@ class TestCheck:
         rows = Dataset.from_dict({"audio": audio, "key": ["tone", "zeros"]})
         assert check_audio(rows, max_seconds=1.0, on_error="skip")["key"][:] == ["tone"]
 
-    def test_a_format_of_the_data_set_does_not_matter(self, rows):
-        assert len(check_audio(rows.select([0]).with_format("torch"), max_seconds=1.0)) == 1
+    @pytest.mark.parametrize("kind", ["torch", "numpy", "pandas"])
+    def test_a_format_of_the_data_set_does_not_matter(self, rows, kind):
+        assert len(check_audio(rows.select([0]).with_format(kind), max_seconds=1.0)) == 1
 
     def test_nothing_is_written_beside_the_data(self, rows, tmp_path):
         rows.select([0, 2, 3, 4, 5]).cast_column("audio", Audio(decode=False)).save_to_disk(tmp_path / "saved")

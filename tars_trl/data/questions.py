@@ -124,14 +124,14 @@ def _read_table(table: Path) -> Dataset:
     with table.open(encoding="utf-8", newline="") as lines:
         rows = [_table_row(row, table) for row in _TABLES[table.suffix](lines, table)]
     names = dict.fromkeys(name for row in rows for name in row)  # in order of appearance
-    columns = {name: [row.get(name) for row in rows] for name in names}
+    columns: dict[str, list] = {name: [row.get(name) for row in rows] for name in names}
     prompts = columns.get("prompt", [])
     if prompts and all(isinstance(prompt, list) for prompt in prompts):
         parts_used = any(isinstance(message.get("content"), list) for prompt in prompts for message in prompt)
         columns["prompt"] = [one_kind_of_content(prompt, parts_used) for prompt in prompts]
     try:
         return Dataset.from_dict(columns)
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise QuestionError(f"{table}: a column mixes kinds of values, {error}. Write one kind in each.") from error
 
 

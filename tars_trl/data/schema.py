@@ -139,11 +139,12 @@ def text_part(text: str) -> dict[str, str]:
 def one_kind_of_content(messages: list[dict], parts_used: bool | None = None) -> list[dict]:
     """Every content as a list of parts if one of them is (or others of the data set are: `parts_used`)."""
     if parts_used is None:
-        parts_used = any(isinstance(message["content"], list) for message in messages)
+        parts_used = any(isinstance(message.get("content"), list) for message in messages)
     if not parts_used:
         return messages
     return [
-        {**m, "content": [text_part(m["content"])] if isinstance(m["content"], str) else m["content"]} for m in messages
+        {**message, "content": [text_part(message["content"])]} if isinstance(message.get("content"), str) else message
+        for message in messages
     ]
 
 

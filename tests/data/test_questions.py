@@ -1,0 +1,427 @@
+"""Loading, converting and checking questions. Everything is local and written on the spot."""
+
+import csv
+import io
+import json
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+from datasets import Audio, Dataset, DatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tars_trl.audio import load_audio
+from tars_trl.data import (
+    COLUMNS,
+    SYSTEM_PROMPT,
+    QuestionError,
+    build_prompt,
+    check_questions,
+    load_questions,
+    spoken_text,
+    written_question,
+)
+
+OPTIONS = ["red", "green", "blue", "grey"]
+SPOKEN = "What colour is grass?\n\nOption A: red\nOption B: green\nOption C: blue\nOption D: grey"
+VOICEBENCH = (
+    "What colour is grass?\nA. red\nB. green\nC. blue\nD. grey\n"
+    "What is the answer to the above multiple choice question? Select one of the following: A, B, C, or D."
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """`datasets` converts parquet into its cache; keep that out of the user's."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def clip() -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, 0.3 * np.sin(np.arange(4_000) / 5), 16_000, format="FLAC")
+    return buffer.getvalue()
+
+
+def schema_row(number=0, **changes):
+    row = {
+        "audio": {"bytes": clip(), "path": None},
+        "prompt": build_prompt(SPOKEN),
+        "question": "What colour is grass?",
+    }
+    row |= {"options": OPTIONS, "answer_index": 1, "key": f"q{number}", "topic": f"t{number}"}
+    return row | changes
+
+
+def tars_row(number=0, **changes):
+    """A row with the columns of the published training set."""
+    row = {"key": f"mmlu-{number}", "question_id": number, "question": "What __ is grass?", "options": OPTIONS}
+    row |= {"answer": "B", "answer_index": 1, "question_for_tts": "What what is grass?", "prompt_for_tts": SPOKEN}
+    row |= {"audio": {"bytes": clip(), "path": None}, "tts_wer": 0.05, "category": "nature"}
+    return row | changes
+
+
+def as_dataset(*rows):
+    return Dataset.from_list(list(rows)).cast_column("audio", Audio())
+
+
+def load_rows(tmp_path, *rows, **kwargs):
+    as_dataset(*rows).save_to_disk(tmp_path / "rows")
+    return load_questions(tmp_path / "rows", **kwargs)
+
+
+def assert_questions(loaded, count):
+    """Every row follows the schema, and its audio is there, undecoded."""
+    check_questions(loaded)
+    assert len(loaded) == count
+    assert loaded.features["audio"] == Audio(decode=False)
+    for row in loaded:
+        assert len(load_audio(row["audio"])) == 4_000
+        assert spoken_text(row["prompt"]) == SPOKEN and row["options"] == OPTIONS and row["answer_index"] == 1
+
+
+class TestWriting:
+    def test_written_question(self):
+        assert written_question(" What colour is grass? ", OPTIONS) == SPOKEN
+
+    @pytest.mark.parametrize("count", [0, 27])
+    def test_options_without_letters(self, count):
+        with pytest.raises(QuestionError, match=f"{count} options"):
+            written_question("Which?", ["x"] * count)
+
+    def test_prompt_without_instruction_holds_strings(self):
+        assert build_prompt("Why?") == [
+            {"role": "system", "content": SYSTEM_PROMPT},
+            {"role": "user", "content": "Why?"},
+        ]
+
+    def test_prompt_with_instruction_holds_parts(self):
+        assert build_prompt("Why?", "Be brief.", "Answer now.") == [
+            {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+            {"role": "user", "content": [{"type": "text", "text": "Why?"}, {"type": "text", "text": "Answer now."}]},
+        ]
+
+    @pytest.mark.parametrize("nothing", [None, ""])
+    def test_prompt_without_system_turn(self, nothing):
+        assert build_prompt("Why?", nothing) == [{"role": "user", "content": "Why?"}]
+
+    @settings(deadline=None)
+    @given(text=st.text(min_size=1).filter(str.strip), instruction=st.none() | st.text())
+    def test_what_is_spoken_is_what_was_asked(self, text, instruction):
+        assert spoken_text(build_prompt(text, instruction=instruction)) == text
+
+    def test_the_last_user_turn_is_spoken(self):
+        talk = [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Yes?"},
+            *build_prompt("Why?", None),
+        ]
+        assert spoken_text(talk) == "Why?"
+
+    @pytest.mark.parametrize(
+        "prompt",
+        [
+            [],
+            [{"role": "system", "content": "x"}],
+            [{"role": "user", "content": " "}],
+            [{"role": "user", "content": []}],
+        ],
+    )
+    def test_nothing_to_speak(self, prompt):
+        with pytest.raises(QuestionError, match="user turn"):
+            spoken_text(prompt)
+
+
+class TestSources:
+    def test_saved_data_set(self, tmp_path):
+        loaded = load_rows(tmp_path, schema_row(0), schema_row(1))
+        assert_questions(loaded, 2)
+        assert loaded["topic"][:] == ["t0", "t1"]
+
+    def test_saved_splits(self, tmp_path):
+        splits = {"train": as_dataset(schema_row(0)), "test": as_dataset(schema_row(1), schema_row(2))}
+        DatasetDict(splits).save_to_disk(tmp_path / "saved")
+        assert_questions(load_questions(tmp_path / "saved"), 1)
+        assert load_questions(tmp_path / "saved", "test")["key"][:] == ["q1", "q2"]
+        with pytest.raises(QuestionError, match="no split 'dev'.*'train', 'test'"):
+            load_questions(tmp_path / "saved", "dev")
+
+    def test_split_saved_in_its_own_folder(self, tmp_path):
+        as_dataset(schema_row(3)).save_to_disk(tmp_path / "saved" / "test")
+        assert_questions(load_questions(tmp_path / "saved", "test"), 1)
+
+    @pytest.mark.parametrize("nested", ["", "data"])
+    def test_folder_of_parquet_shards(self, tmp_path, nested):
+        folder = tmp_path / "shards" / nested
+        folder.mkdir(parents=True)
+        as_dataset(schema_row(0)).to_parquet(folder / "train-00000-of-00002.parquet")
+        as_dataset(schema_row(1)).to_parquet(folder / "train-00001-of-00002.parquet")
+        as_dataset(schema_row(2)).to_parquet(folder / "test-00000-of-00001.parquet")
+        assert_questions(load_questions(tmp_path / "shards"), 2)
+        assert load_questions(tmp_path / "shards", "test")["key"][:] == ["q2"]
+
+    def test_clone_of_a_hub_repository(self, tmp_path):
+        repository = tmp_path / "clone"
+        (repository / "spoken").mkdir(parents=True)
+        as_dataset(schema_row(0)).to_parquet(repository / "spoken" / "test-00000-of-00001.parquet")
+        card = "configs:\n- config_name: voices\n  data_files:\n  - split: test\n    path: spoken/test-*\n"
+        (repository / "README.md").write_text(f"---\n{card}---\n# Spoken questions\n")
+        assert_questions(load_questions(repository, "test", name="voices"), 1)
+
+    def test_single_parquet_file(self, tmp_path):
+        as_dataset(tars_row()).to_parquet(tmp_path / "held_out.parquet")
+        assert_questions(load_questions(tmp_path / "held_out.parquet", "test"), 1)
+
+    @pytest.mark.parametrize("table", ["questions.jsonl", "metadata.jsonl", "train.jsonl", "train/questions.jsonl"])
+    @pytest.mark.parametrize("column", ["audio", "file_name"])
+    def test_folder_of_clips_with_a_table(self, tmp_path, monkeypatch, table, column):
+        table = tmp_path / "folder" / table
+        (table.parent / "clips").mkdir(parents=True)
+        (table.parent / "clips" / "0.flac").write_bytes(clip())
+        row = schema_row() | {"audio": None}
+        table.write_text("\n" + json.dumps(row | {column: "clips/0.flac"}) + "\n")
+        monkeypatch.chdir(tmp_path)
+        assert_questions(load_questions("folder"), 1)
+        monkeypatch.chdir("/")
+        assert_questions(load_questions(table), 1)
+
+    def test_csv(self, tmp_path):
+        (tmp_path / "0.flac").write_bytes(clip())
+        with (tmp_path / "questions.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file_name", "question", "options", "answer_index", "prompt_for_tts", "key"])
+            writer.writerow(["0.flac", "What, then?", json.dumps(OPTIONS), 1, SPOKEN, "q0"])
+        assert_questions(load_questions(tmp_path), 1)
+
+    def test_an_unnamed_table_is_not_taken_for_a_held_out_split(self, tmp_path):
+        (tmp_path / "questions.jsonl").write_text(json.dumps(schema_row() | {"audio": "0.flac"}))
+        with pytest.raises(ValueError, match="test"):
+            load_questions(tmp_path, "test")
+
+    def test_columns_that_only_later_rows_have(self, tmp_path):
+        rows = [schema_row(number, audio="0.flac") for number in range(2)]
+        (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, [rows[0], rows[1] | {"source": "mine"}])))
+        assert load_questions(tmp_path / "q.jsonl")["source"][:] == [None, "mine"]
+
+    def test_json_may_mix_strings_and_parts(self, tmp_path):
+        parts = [{"role": "system", "content": "Think."}, build_prompt(SPOKEN, instruction="Now.")[-1]]
+        rows = [schema_row(0, audio="0.flac"), schema_row(1, audio="0.flac", prompt=parts)]
+        (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        loaded = load_questions(tmp_path / "q.jsonl")
+        assert [spoken_text(prompt) for prompt in loaded["prompt"]] == [SPOKEN, SPOKEN]
+        assert loaded[1]["prompt"][0]["content"] == [{"type": "text", "text": "Think."}]
+        assert loaded[1]["prompt"][1]["content"][1] == {"type": "text", "text": "Now."}
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("{not json", "line 1: not JSON"),
+            ('\n["a list"]', "line 2: not a JSON object"),
+            ('{"key": "a"}\n{"key": ["b"]}', "mixes kinds of values"),
+            ("", "no rows"),
+        ],
+    )
+    def test_broken_json(self, tmp_path, text, message):
+        (tmp_path / "q.jsonl").write_text(text)
+        with pytest.raises(QuestionError, match=message):
+            load_questions(tmp_path / "q.jsonl")
+
+    def test_other_files(self, tmp_path):
+        (tmp_path / "q.txt").write_text("?")
+        with pytest.raises(QuestionError, match="'.txt' file is no table"):
+            load_questions(tmp_path / "q.txt")
+
+    @pytest.mark.parametrize("path", ["/nowhere/questions", "./nowhere", "a/b/c", "nowhere.jsonl", "nowhere.parquet"])
+    def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(self, path):
+        with pytest.raises(FileNotFoundError, match="nowhere|a/b/c"):
+            load_questions(path)
+
+    def test_hub_id(self, monkeypatch):
+        calls = []
+        monkeypatch.setattr(
+            datasets, "load_dataset", lambda *args, **kw: calls.append((args, kw)) or as_dataset(tars_row())
+        )
+        assert_questions(load_questions("someone/questions", "test", name="voices", revision="v1"), 1)
+        assert calls == [(("someone/questions", "voices"), {"split": "test", "revision": "v1"})]
+
+
+class TestConversion:
+    def test_published_training_rows(self, tmp_path):
+        loaded = load_rows(tmp_path, tars_row(0), tars_row(1))
+        assert_questions(loaded, 2)
+        assert loaded["key"][:] == ["mmlu-0", "mmlu-1"] and loaded[0]["prompt"] == build_prompt(SPOKEN)
+        assert loaded[0]["question"] == "What __ is grass?" and loaded["category"][:] == ["nature"] * 2
+        assert set(COLUMNS) | set(tars_row()) == set(loaded.column_names)
+
+    @pytest.mark.parametrize("answer", ["B", "b", "(B)", "B.", "green", 1])
+    def test_answer_without_index(self, tmp_path, answer):
+        row = tars_row(answer=answer)
+        del row["answer_index"]
+        assert_questions(load_rows(tmp_path, row), 1)
+
+    @pytest.mark.parametrize("answer", ["E", "yellow", "", None])
+    def test_answer_that_is_no_option(self, tmp_path, answer):
+        row = tars_row(answer=answer)
+        del row["answer_index"]
+        with pytest.raises(QuestionError, match="row 'mmlu-0', answer=.* names 0 of the options"):
+            load_rows(tmp_path, row)
+
+    def test_an_index_that_counts_from_one_is_noticed(self, tmp_path):
+        with pytest.raises(QuestionError, match="row 'mmlu-0', answer_index=2, answer='B'"):
+            load_rows(tmp_path, tars_row(answer_index=2))
+
+    def test_options_that_are_letters(self, tmp_path):
+        """The option "B" is labelled A: either reading agrees with an index, neither decides alone."""
+        row = tars_row(options=["B", "A"], answer="B")
+        assert load_rows(tmp_path, row | {"answer_index": 0})[0]["answer_index"] == 0
+        del row["answer_index"]
+        with pytest.raises(QuestionError, match="names 2 of the options"):
+            load_rows(tmp_path / "undecided", row)
+
+    def test_written_form_without_prompt_for_tts(self, tmp_path):
+        row = tars_row(question="What colour is grass?")
+        del row["prompt_for_tts"]
+        assert_questions(load_rows(tmp_path, row), 1)
+
+    def test_key_falls_back_to_the_number(self, tmp_path):
+        rows = [tars_row(number) for number in range(2)]
+        without_key = [{name: row[name] for name in row if name != "key"} for row in rows]
+        assert load_rows(tmp_path, *without_key)["key"][:] == ["0", "1"]
+        without_id = [{name: row[name] for name in row if name != "question_id"} for row in without_key]
+        as_dataset(*without_id).save_to_disk(tmp_path / "unnamed")
+        assert load_questions(tmp_path / "unnamed", seed=3)["key"][:] == ["train-000001", "train-000000"]
+
+    def test_voicebench_rows(self, tmp_path):
+        loaded = load_rows(tmp_path, {"prompt": VOICEBENCH, "audio": {"bytes": clip(), "path": None}, "reference": "B"})
+        row = loaded[0]
+        assert row["question"] == "What colour is grass?" and row["options"] == OPTIONS and row["answer_index"] == 1
+        assert row["prompt"] == build_prompt(VOICEBENCH) and row["reference"] == "B"
+
+    @pytest.mark.parametrize(
+        ("prompt", "question", "options"),
+        [
+            ("Who?\nA. One\nB. Two", "Who?", ["One", "Two"]),
+            ("I met\nA. Smith once.\nWho?\nA. One\nB. Two\n\nChoose.", "I met\nA. Smith once.\nWho?", ["One", "Two"]),
+            ("Who?\n(A) One\n(B) Two\nlines\n(C) Three", "Who?", ["One", "Two\nlines", "Three"]),
+        ],
+    )
+    def test_voicebench_prompts(self, tmp_path, prompt, question, options):
+        row = load_rows(tmp_path, {"prompt": prompt, "audio": {"bytes": clip(), "path": None}, "reference": "A"})[0]
+        assert (row["question"], row["options"]) == (question, options)
+
+    @pytest.mark.parametrize("prompt", ["Talk about grass.", "A. One\nB. Two", ""])
+    def test_voicebench_rows_that_are_no_choice(self, tmp_path, prompt):
+        with pytest.raises(QuestionError, match="row 'train-000000', prompt"):
+            load_rows(tmp_path, {"prompt": prompt, "audio": {"bytes": clip(), "path": None}, "reference": "A"})
+
+    def test_system_prompt_and_instruction_of_converted_rows(self, tmp_path):
+        loaded = load_rows(tmp_path, tars_row(), system_prompt="Be brief.", instruction="Answer now.")
+        assert loaded[0]["prompt"] == build_prompt(SPOKEN, "Be brief.", "Answer now.")
+        assert load_questions(tmp_path / "rows", system_prompt="")[0]["prompt"] == build_prompt(SPOKEN, None)
+
+    def test_prompts_of_schema_rows_change_only_on_request(self, tmp_path):
+        own = build_prompt(SPOKEN, "My own.", "My instruction.")
+        assert load_rows(tmp_path, schema_row(prompt=own))[0]["prompt"] == own
+        rows = tmp_path / "rows"
+        assert load_questions(rows, system_prompt="New.")[0]["prompt"] == build_prompt(
+            SPOKEN, "New.", "My instruction."
+        )
+        assert load_questions(rows, instruction="Now.")[0]["prompt"] == build_prompt(SPOKEN, "My own.", "Now.")
+        without = load_questions(rows, system_prompt="", instruction="")[0]["prompt"]
+        assert without == [{"role": "user", "content": [{"type": "text", "text": SPOKEN}]}]
+
+    def test_new_system_prompt_keeps_plain_content_plain(self, tmp_path):
+        loaded = load_rows(tmp_path, schema_row(), system_prompt="New.")
+        assert loaded[0]["prompt"] == build_prompt(SPOKEN, "New.")
+
+    def test_column_map(self, tmp_path):
+        row = tars_row()
+        row = {"text": row.pop("prompt_for_tts"), "label": row.pop("answer_index"), **row} | {
+            "key": "old",
+            "id2": "new",
+        }
+        del row["answer"]
+        names = {"text": "prompt_for_tts", "label": "answer_index", "id2": "key"}
+        loaded = load_rows(tmp_path, row, column_map=names)
+        assert_questions(loaded, 1)
+        assert loaded[0]["key"] == "new"
+        with pytest.raises(QuestionError, match=r"\['txt'\]"):
+            load_questions(tmp_path / "rows", column_map={"txt": "prompt_for_tts"})
+
+    def test_seed_and_limit(self, tmp_path):
+        rows = [schema_row(number) for number in range(8)]
+        assert load_rows(tmp_path, *rows, limit=3)["key"][:] == ["q0", "q1", "q2"]
+        shuffled = load_questions(tmp_path / "rows", seed=1)["key"][:]
+        assert shuffled != sorted(shuffled) and sorted(shuffled) == [f"q{number}" for number in range(8)]
+        assert load_questions(tmp_path / "rows", seed=1, limit=3)["key"][:] == shuffled[:3]
+        assert load_questions(tmp_path / "rows", seed=2)["key"][:] != shuffled
+        assert len(load_questions(tmp_path / "rows", limit=100)) == 8
+        with pytest.raises(QuestionError, match="limit=0"):
+            load_questions(tmp_path / "rows", limit=0)
+
+    def test_without_audio(self, tmp_path):
+        rows = Dataset.from_list([tars_row()]).remove_columns("audio")
+        rows.save_to_disk(tmp_path / "text")
+        with pytest.raises(QuestionError, match="there is no audio"):
+            load_questions(tmp_path / "text")
+        loaded = load_questions(tmp_path / "text", audio_required=False)
+        assert loaded.features["audio"] == Audio(decode=False) and loaded[0]["audio"] is None
+        loaded.save_to_disk(tmp_path / "again")  # datasets cannot save {"bytes": None, "path": None}
+        assert load_questions(tmp_path / "again")[0]["prompt"] == build_prompt(SPOKEN)
+
+    def test_a_second_recording_stays_undecoded_too(self, tmp_path):
+        rows = as_dataset(tars_row(voice={"bytes": clip(), "path": None})).cast_column("voice", Audio())
+        rows.save_to_disk(tmp_path / "two")
+        assert load_questions(tmp_path / "two")[0]["voice"]["bytes"] == clip()
+
+    def test_nothing_is_written_beside_the_data(self, tmp_path):
+        load_rows(tmp_path, tars_row())
+        before = sorted((tmp_path / "rows").iterdir())
+        load_questions(tmp_path / "rows", seed=0, limit=1)
+        assert sorted((tmp_path / "rows").iterdir()) == before
+
+    def test_rows_that_are_no_questions(self, tmp_path):
+        with pytest.raises(QuestionError, match=r"\['audio', 'caption'\].*no questions"):
+            load_rows(tmp_path, {"audio": {"bytes": clip(), "path": None}, "caption": "A dog."})
+
+
+class TestCheck:
+    @pytest.mark.parametrize("name", COLUMNS)
+    def test_missing_column(self, name):
+        with pytest.raises(QuestionError, match=rf"\['{name}'\] of the question schema are missing"):
+            check_questions(as_dataset(schema_row()).remove_columns(name))
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("key", "q1"),
+            ("key", " "),
+            ("key", None),
+            ("question", ""),
+            ("question", None),
+            ("options", []),
+            ("options", ["red", ""]),
+            ("options", None),
+            ("answer_index", 4),
+            ("answer_index", -1),
+            ("answer_index", None),
+            ("prompt", [{"role": "system", "content": "Think."}]),
+            ("prompt", [{"role": "user", "content": ""}]),
+            ("prompt", []),
+            ("prompt", None),
+        ],
+    )
+    def test_a_wrong_field_is_named_with_its_row(self, field, value):
+        rows = Dataset.from_list([schema_row(1), schema_row(2), schema_row(0, **{field: value})])
+        check_questions(rows.select([0, 1]))
+        row = f"row '{value}'" if value in ("q1", " ") else "row number 2" if field == "key" else "row 'q0'"
+        with pytest.raises(QuestionError, match=f"fields of 3 rows cannot be used:\n  {row}, {field}: ") as refused:
+            check_questions(rows)
+        assert "q2" not in str(refused.value)
+
+    def test_at_most_twenty(self):
+        rows = Dataset.from_list([schema_row(number, answer_index=9) for number in range(23)])
+        with pytest.raises(QuestionError, match="(?s)23 fields of 23 rows.*and 3 more") as refused:
+            check_questions(rows)
+        assert "'q19'" in str(refused.value) and "'q20'" not in str(refused.value)
