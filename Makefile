@@ -22,7 +22,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 setup: $(STAMP)     ## make .venv with the tested versions of everything
 
 demo: $(STAMP)      ## train tiny-omni on spoken questions, two CPU cores, ten minutes; results in runs/demo
-	OMP_NUM_THREADS=2 $(BIN)/python recipes/run_demo.py
+	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(BIN)/python recipes/run_demo.py
 
 test: $(STAMP)      ## the quick tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2
