@@ -287,12 +287,16 @@ class TARSGRPOTrainer(GRPOTrainer):
         return output
 
     def _make_prompt(self, row: Row, modality: str) -> tuple[list, Prompt]:
+        """The conversation as logs and reward functions see it, and what the model gets."""
         spoken = modality == "speech"
         conversation = spoken_prompt(row["prompt"]) if spoken else written_prompt(row["prompt"])
-        waveform = load_audio(row["audio"]) if spoken else None
-        return conversation, self.architecture.prompt(
-            self.processing_class, conversation, waveform, **self.chat_template_kwargs
+        prompt = self.architecture.prompt(
+            self.processing_class,
+            conversation,
+            load_audio(row["audio"]) if spoken else None,
+            **self.chat_template_kwargs,
         )
+        return spoken_prompt(row["prompt"], transcript=True) if spoken else conversation, prompt
 
     def _encode(self, clips: Sequence[Features | None]) -> list[Tensor | None]:
         """Audio embeddings of each row; a clip that several rows share is encoded once."""

@@ -36,11 +36,12 @@ def written_prompt(prompt: Conversation) -> Conversation:
     return [{"role": message["role"], "content": _parts(message["content"])} for message in prompt]
 
 
-def spoken_prompt(prompt: Conversation) -> Conversation:
+def spoken_prompt(prompt: Conversation, *, transcript: bool = False) -> Conversation:
     """The same conversation with the question spoken: the first text part of the last user turn becomes an audio part.
 
     Everything else (system prompt, an instruction in later parts) stays the same text. The audio part holds no
-    waveform; that travels beside the prompt.
+    waveform; that travels beside the prompt. With `transcript` it keeps the words, under `text`: for tables and reward
+    functions, never for a chat template.
 
     Raises:
         ValueError: the conversation has no user turn, or the turn has no text that could be spoken.
@@ -50,7 +51,8 @@ def spoken_prompt(prompt: Conversation) -> Conversation:
         if message["role"] == "user":
             if not message["content"]:
                 break
-            message["content"][0] = {"type": "audio"}
+            words = {"text": message["content"][0]["text"]} if transcript else {}
+            message["content"][0] = {"type": "audio", **words}
             return spoken
     raise ValueError(
         f"The prompt {prompt!r} has no user turn with a text part, so there is no question to replace by its spoken "

@@ -61,7 +61,9 @@ class Keep(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if state.is_world_process_zero:
             gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-            torch.save({name.removeprefix("module."): g for name, g in gradients.items()}, f"{self.folder}/gradients.pt")
+            torch.save(
+                {name.removeprefix("module."): g for name, g in gradients.items()}, f"{self.folder}/gradients.pt"
+            )
 
 
 def main() -> None:

@@ -80,7 +80,9 @@ def test_launch_line_trains_and_saves(tiny, tmp_path, embedder_folder):
 
 def test_import_is_light():
     """`import tars_trl` loads neither torch nor TRL, and everything public can be imported by name."""
-    code = "import sys, tars_trl; assert not {'torch', 'trl', 'transformers'} & set(sys.modules); print(tars_trl.__all__)"
+    code = (
+        "import sys, tars_trl; assert not {'torch', 'trl', 'transformers'} & set(sys.modules); print(tars_trl.__all__)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     import tars_trl

@@ -256,8 +256,9 @@ def test_reward_functions_see_modality_and_no_audio(make_trainer):
     assert seen["modality"] == ["speech"] * 4 + ["text"] * 4
     assert seen["answer_index"] == [0] * 8 and len(seen["completion_ids"]) == 8
     assert "audio" not in seen
-    assert seen["prompts"][0][1]["content"] == [{"type": "audio"}]
-    assert "one plus" in seen["prompts"][4][1]["content"][0]["text"]
+    words = question(0)["question"]
+    assert seen["prompts"][0][1]["content"] == [{"type": "audio", "text": words}]
+    assert seen["prompts"][4][1]["content"] == [{"type": "text", "text": words}]
 
 
 # ---- Edge cases ----------------------------------------------------------------------------------------------------
@@ -411,6 +412,25 @@ def test_metrics_logs_and_files_of_a_run(make_trainer, tmp_path, capsys):
     (events,) = (tmp_path / "out").rglob("events.out.*")
     accumulator = EventAccumulator(str(events)).Reload()
     assert {"train/gap/accuracy", "train/speech/accuracy"} <= set(accumulator.Tags()["scalars"])
+
+
+def test_wandb_gets_the_twins_metrics_and_no_waveform(make_trainer, monkeypatch, tmp_path):
+    """Offline, with the completions table: every value that reaches wandb is small."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    logged = {}
+    trainer = make_trainer(report_to=["wandb"], log_completions=True, num_completions_to_print=0, max_steps=1)
+    original = wandb.Run.log
+    monkeypatch.setattr(wandb.Run, "log", lambda run, data, **options: logged.update(data) or original(run, data))
+    try:
+        trainer.train()
+    finally:
+        wandb.finish()
+    assert {"train/gap/accuracy", "train/speech/accuracy", "train/text/reward"} <= set(logged)
+    assert "audio" not in logged["completions"].columns
+    assert len(str(logged["completions"].data)) < 20_000
 
 
 def test_checkpoints_open(make_trainer, tiny, tmp_path):

@@ -28,6 +28,8 @@ def test_only_the_last_question_is_spoken():
     assert spoken[:3] == written[:3]
     assert spoken[3]["content"] == [{"type": "audio"}, {"type": "text", "text": "Answer briefly."}]
     assert written[3]["content"][0] == {"type": "text", "text": "What is it?"}
+    shown = spoken_prompt(PROMPT, transcript=True)[3]["content"][0]
+    assert shown == {"type": "audio", "text": "What is it?"}
     assert PROMPT[0]["content"] == "Think."  # the row itself is left alone
 
 
