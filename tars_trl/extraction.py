@@ -1,6 +1,21 @@
-"""From a completion to the option it chose."""
+"""From a completion to the option it chose.
 
+Three extractors, which differ in what they forgive:
+
+    strict      the `<answer>` element names a letter or the exact text of an option; everything else is no choice.
+                This is what training rewards.
+    voicebench  the multiple-choice rule of VoiceBench, for figures that can be compared with its leaderboard: looks
+                for phrases such as "the answer is b" or " b." anywhere, letters A to D. It is fed with the answer text.
+    xfinder     xFinder, a small extraction model (`XFinder`); the paper's choice. It is fed with the whole completion.
+
+Nothing is guessed unless `voicebench` is asked to, and then from a seed.
+"""
+
+import json
+import random
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 CHOICE = re.compile(r"(?:the\s+answer\s+is\s*:?\s*)?[\(\[]?([a-z])[\)\]]?\s*[.!]?", re.IGNORECASE)
@@ -19,7 +34,7 @@ def extract_strict(completion: str, options: list[str] | None = None) -> int | N
     """Index of the option that the `<answer>` element names, by its letter or by its exact text; None if it does not.
 
     Nothing is guessed: no element, two elements that disagree, a letter inside a word, a letter beyond the options or
-    any further wording is None.
+    any further wording is None. A text that is one option's alone goes before a letter: of ["B", "A"], B is the first.
 
     Args:
         completion: the whole completion.
@@ -31,14 +46,12 @@ def extract_strict(completion: str, options: list[str] | None = None) -> int | N
 
 
 def _choice(answer: str, options: list[str] | None) -> int | None:
-    answer = answer.strip()
-    plain = _plain(answer)
     texts = [_plain(option) for option in options or []]
-    said = plain.removeprefix("the answer is").strip(" :")
-    if texts.count(said) == 1:
+    said = _plain(answer).removeprefix("the answer is").strip(" :")
+    if said and texts.count(said) == 1:
         return texts.index(said)
-    match = CHOICE.fullmatch(answer)
-    if match is None:
+    match = CHOICE.fullmatch(answer.strip())
+    if match is None or not match[1].isascii():  # ignoring case, [a-z] also matches the Kelvin sign
         return None
     index = ord(match[1].upper()) - ord("A")
     return index if options is None or index < len(options) else None
@@ -47,3 +60,158 @@ def _choice(answer: str, options: list[str] | None) -> int | None:
 def is_well_formed(completion: str) -> bool:
     """Whether the completion is exactly `<think>…</think><answer>The answer is X.</answer>` (paper: R_fmt)."""
     return FORMAT.fullmatch(completion) is not None
+
+
+def answer_text(completion: str) -> str:
+    """What a completion gives as its answer: the last `<answer>` element, else all that follows the last `</think>`."""
+    spoken = completion.rpartition("</think>")[2]
+    elements = ANSWER.findall(spoken)
+    return (elements[-1] if elements else spoken).strip()
+
+
+# ---- VoiceBench ----------------------------------------------------------------------------------------------------
+
+# The rule of github.com/MatthewCYM/VoiceBench (src/evaluator/mcq.py at 5338154) in groups, earlier groups first: it
+# searches lower-cased text for phrases around a letter, and within a phrase tries a, b, c, d in order. {} is the
+# letter. Left out: its Chinese phrases. Where a text names several letters, the order within a group may differ from
+# the benchmark's. Compared with its own code: the same on 5,000 generated answers in 26 usual wordings, among them
+# the form that our prompt asks for.
+_VOICEBENCH = (
+    # Statements, where nothing has to follow the letter.
+    r"answer is:? \*\*{}|the answer is '{}|the answer to the question is: \*\*{}"
+    r"|the answer to the multiple-choice question is \*\*{}",
+    r"{} is the best answer",
+    r"the answer is {}",
+    r"the correct answer is {}",
+    r"would (?:select|choose) {}",
+    r"would (?:select|choose) option {}",
+    r"is \"{}[\".]",
+    # Marked letters behind a verb.
+    r"(?:is|be|as|with|suggests|is therefore option|be option|be to|corresponds to:\n-|is typically)"
+    r":?(?: ?\n\n?)? ?(?:\*\*|\"){}(?:\*\*|[.,:)]| \()",
+    r"(?:is|was|to|be) option \*\*{}|option \*\*{}[:*]|is likely (?:\*\*|\"){}(?:\*\*|\))|is:\s*\*\*{}[.):]?",
+    r"would be {}",
+    r"would be option {}|would be \({}\)|would be option \({}\)",
+    r"is {},|is typically {}[,.]|i'd say {}\.",
+    r"option {}[.:,]",
+    r"the answer is:\n\*\*{}",
+    r"is:? \(?{}[:.,)]",
+    r"is (?:most )?likely \*\*{}[:,)]|is the \*\*{}\)",
+    r":\s?\s?\n\n?{}[.),]",
+    r"is option {},|\({}\) would be|\(option {}\)|answer is \({}\)|select option \"{}\"|is: {}",
+    r"is (?:likely|option) '{}'|would be '{}'|(?:question is|known as|is) '{}[')]|question is {} \(",
+    r"is:?\s*(?:\\[\(\[]|\}) ?(?:\\(?:boxed|text|textbf|mathbf)\{)*{}[ .:)}\\]|is:\s*{}:",
+    # Anywhere.
+    r" {}\.",
+    r" {},",
+    r" {}:",
+    r" {}\)",
+    r"\*\*{}\.",
+    r"\*\*{}\)",
+    r"\"{}\.",
+    r"\"{},",
+    r"\"{}:",
+    r"\({}\)",
+    r"\"{}\"",
+)
+_VOICEBENCH_LETTERS = "abcd"
+
+
+def extract_voicebench(completion: str, options: list[str] | None = None) -> int | None:
+    """Index that VoiceBench's multiple-choice rule reads out of the answer text, None where it reads nothing.
+
+    Forgiving, and meant for comparison only: "the answer is because …" reads as B.
+
+    Args:
+        completion: the whole completion; `answer_text` of it is searched.
+        options: texts of the options; only their number is used. The benchmark knows four letters.
+    """
+    text = answer_text(completion).lower()
+    letters = _VOICEBENCH_LETTERS[: len(options) if options is not None else None]
+    for pattern in _VOICEBENCH:
+        for letter in letters:
+            if re.search(pattern.replace("{}", letter), text):
+                return letters.index(letter)
+    for letter in letters:
+        if text == letter or text.startswith(tuple(letter + mark for mark in ".,:)")):
+            return letters.index(letter)
+    return None
+
+
+def voicebench_guess(key: str, options: Sequence[str], seed: int) -> int:
+    """The random choice that VoiceBench makes where it reads nothing; here it depends on the seed and the question."""
+    return random.Random(f"{seed}/{key}").randrange(min(len(options), len(_VOICEBENCH_LETTERS)))
+
+
+# ---- xFinder -------------------------------------------------------------------------------------------------------
+
+
+class XFinder:
+    """The extractor model of the paper (`IAAR-Shanghai/xFinder-qwen1505`, 0.5B), through transformers.
+
+    Args:
+        model_id: hub id or folder of a causal language model trained for xFinder's prompt.
+        device: where it runs.
+        batch_size: completions in a forward pass.
+    """
+
+    def __init__(self, model_id: str, device: Any = "cpu", batch_size: int = 16):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(model_id, padding_side="left")
+        self.model = AutoModelForCausalLM.from_pretrained(model_id).to(device).eval()
+        self.batch_size = batch_size
+
+    def __call__(
+        self,
+        questions: Sequence[str],
+        completions: Sequence[str],
+        options: Sequence[Sequence[str]],
+        on_batch: Callable[[int], None] | None = None,
+    ) -> list[int | None]:
+        """Index of the option that each completion chose, None where the model finds no valid answer.
+
+        Args:
+            questions: N questions, without their options.
+            completions: N whole completions.
+            options: N lists of option texts.
+            on_batch: called with the number of completions of each finished batch.
+        """
+        prompts = [xfinder_prompt(*row) for row in zip(questions, completions, options, strict=True)]
+        found: list[int | None] = []
+        for start in range(0, len(prompts), self.batch_size):
+            batch = prompts[start : start + self.batch_size]
+            for reply, texts in zip(self._replies(batch), options[start : start + len(batch)], strict=True):
+                found.append(xfinder_choice(reply, texts))
+            if on_batch is not None:
+                on_batch(len(batch))
+        return found
+
+    def _replies(self, prompts: list[str]) -> list[str]:
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        output = self.model.generate(
+            **inputs, max_new_tokens=64, do_sample=False, pad_token_id=self.tokenizer.pad_token_id
+        )
+        return self.tokenizer.batch_decode(output[:, inputs["input_ids"].size(1) :], skip_special_tokens=True)
+
+
+def xfinder_prompt(question: str, completion: str, options: Sequence[str]) -> str:
+    """The prompt that xFinder-qwen1505 was trained with: a fixed interface, https://github.com/IAAR-Shanghai/xFinder."""
+    answer_range = json.dumps([[chr(ord("A") + index), text] for index, text in enumerate(options)])
+    return (
+        "<|System|>:You are a help assistant tasked with extracting the precise key answer from given output "
+        "sentences.\n"
+        f'<|User|>:Question: """{question}"""\n\nOutput sentences: """{completion}"""\n\n'
+        f"Answer range: {answer_range}\n\nKey extracted answer: \n<|Bot|>:"
+    )
+
+
+def xfinder_choice(reply: str, options: Sequence[str]) -> int | None:
+    """The option that xFinder's reply names, by letter or by text; None for "[No valid answer]" and anything else."""
+    said = reply.strip().partition("\n")[0].rstrip(".").strip().casefold()
+    letters = [chr(ord("a") + index) for index in range(len(options))]
+    if said in letters:
+        return letters.index(said)
+    texts = [option.strip().rstrip(".").casefold() for option in options]
+    return texts.index(said) if said and texts.count(said) == 1 else None

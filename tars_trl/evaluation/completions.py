@@ -1,5 +1,6 @@
 """Sampling a model's completions of questions, in either modality, batched and without a trainer."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,7 @@ def complete(
         rows: questions in the schema of `tars_trl.data`, in any order; audio undecoded.
         batch_size: rows in a forward pass.
         num_samples: completions of each row; more than one needs `do_sample=True`.
+        seed: of sampling, together with the key of a batch's first row. The caller's random state is left alone.
         on_batch: called with the completions of each finished batch.
         generation: further `GenerationConfig` settings, such as `do_sample=True, temperature=1.0`.
 
@@ -64,18 +66,25 @@ def complete(
         eos_token_id=ends,
         suppress_tokens=architecture.unsampled_tokens(base),
     )
-    torch.manual_seed(seed)
-    training = model.training
+    device = base.get_input_embeddings().weight.device
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         for start in range(0, len(rows), batch_size):
             batch = [rows[number] for number in range(start, min(start + batch_size, len(rows)))]
-            finished = _batch(model, base, architecture, processor, batch, modality, config)
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(_batch_seed(seed, question_key(batch[0])))
+                finished = _batch(model, base, architecture, processor, batch, modality, config)
             if on_batch is not None:
                 on_batch(finished)
             yield from finished
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
+
+
+def _batch_seed(seed: int, key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=7).digest())
 
 
 @torch.no_grad()

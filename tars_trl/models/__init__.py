@@ -68,9 +68,14 @@ def architecture_of(model_type: str) -> SpeechLLM:
         from .qwen2_5_omni import Qwen2_5OmniThinker
 
         return Qwen2_5OmniThinker()
+    if model_type == "phi4_multimodal":
+        from .phi4_multimodal import Phi4Multimodal
+
+        return Phi4Multimodal()
     raise ValueError(
-        f"model_type={model_type!r} is not supported: tars_trl knows qwen2_5_omni (and its thinker). To add an "
-        "architecture, write one file that implements tars_trl.models.SpeechLLM and name it in architecture_of."
+        f"model_type={model_type!r} is not supported: tars_trl knows qwen2_5_omni (and its thinker) and "
+        "phi4_multimodal (revision refs/pr/70 of Microsoft's repository; its main revision is phi4mm, remote code). To "
+        "add an architecture, write one file that implements tars_trl.models.SpeechLLM and name it in architecture_of."
     )
 
 

@@ -7,6 +7,7 @@ import copy
 
 import numpy as np
 import pytest
+import tiny_omni
 import torch
 from transformers import GenerationConfig
 
@@ -15,16 +16,20 @@ from tars_trl.audio import load_audio
 from tars_trl.models import architecture_of, placed_audio
 from tars_trl.twins import spoken_prompt, written_prompt
 from tests.conftest import question
+from tests.models import tiny_phi4
 
 # Largest differences seen over twenty seeds are 6e-7 (log-probs) and 9e-7 (states): float32 sums in another order.
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 ROWS = [("speech", 0, 0.5), ("text", 1, None), ("speech", 2, 1.31), ("text", 3, None), ("speech", 1, 0.83)]
 
 
-@pytest.fixture(params=["qwen2_5_omni_thinker"])
-def speech_llm(request, tiny):
+ARCHITECTURES = {"qwen2_5_omni_thinker": tiny_omni.tiny_random, "phi4_multimodal": tiny_phi4.tiny_random}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def speech_llm(request):
     """(architecture, model, processor) with a tiny random model."""
-    model, processor = tiny
+    model, processor = ARCHITECTURES[request.param](0)
     return architecture_of(request.param), model, processor
 
 
