@@ -37,7 +37,7 @@ def measure(adapter: str | None, name: str) -> tuple[dict[str, Any], pd.DataFram
     model = Qwen2_5OmniThinker().load(MODEL, dtype=torch.float32)
     if adapter:
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    model = model.to(torch.accelerator.current_accelerator() or "cpu")
+    model = model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     processor = AutoProcessor.from_pretrained(MODEL)
     rows = list(load_questions(QUESTIONS, "test"))
     answers = []
