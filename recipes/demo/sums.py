@@ -1,0 +1,112 @@
+"""The demo's questions: sums of three digits as spoken multiple choice, with the thoughts that lead to the letter.
+
+"three plus four minus two? A six, B five, C nine, D one." Twenty-one number words and two operations: small enough
+to learn on a CPU, and yet hearing, computing and looking up the letter are three different things to get right.
+Expressions are split once, by seed, so that no part shares a sum with another, not even with other options.
+"""
+
+import itertools
+import random
+from dataclasses import dataclass
+
+NUMBERS = [
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+]
+LETTERS = "ABCD"
+SYSTEM_PROMPT = "Think, then answer."
+SPLIT_SIZES = {"test": 300, "train": 480, "dev": 100}  # the rest, "sft", builds the model
+
+
+@dataclass(frozen=True)
+class Question:
+    """One sum and its four options; `answer_index` is the place of the right one."""
+
+    terms: tuple[int, int, int]
+    signs: tuple[int, int]  # +1 or -1
+    options: tuple[int, int, int, int]
+
+    @property
+    def result(self) -> int:
+        return value(self.terms, self.signs)
+
+    @property
+    def answer_index(self) -> int:
+        return self.options.index(self.result)
+
+    @property
+    def expression(self) -> str:
+        a, b, c = (NUMBERS[term] for term in self.terms)
+        return f"{a} {word(self.signs[0])} {b} {word(self.signs[1])} {c}"
+
+    def written(self) -> str:
+        """The question as it is read and, word for word, spoken."""
+        options = ", ".join(f"{letter} {NUMBERS[n]}" for letter, n in zip(LETTERS, self.options, strict=True))
+        return f"{self.expression.capitalize()}? {options}."
+
+    def work(self) -> str:
+        """The sum, one step after the other."""
+        a, b, c = self.terms
+        middle = a + self.signs[0] * b
+        first = f"{NUMBERS[a]} {word(self.signs[0])} {NUMBERS[b]} is {NUMBERS[middle]}."
+        return f"{first} {NUMBERS[middle]} {word(self.signs[1])} {NUMBERS[c]} is {NUMBERS[self.result]}."
+
+    def check(self) -> str:
+        """Every option, and whether it is the result."""
+        options = zip(LETTERS, self.options, strict=True)
+        return " ".join(f"{letter} {NUMBERS[n]} {'yes' if n == self.result else 'no'}" for letter, n in options) + "."
+
+    def completion(self, work: bool = True) -> str:
+        """The whole reply; without `work` the thought jumps from the sum to the options."""
+        thought = " ".join([f"{self.expression}.", *([self.work()] if work else []), self.check()])
+        return f"<think>{thought}</think><answer>The answer is {LETTERS[self.answer_index]}.</answer>"
+
+
+def word(sign: int) -> str:
+    return "plus" if sign > 0 else "minus"
+
+
+def value(terms: tuple[int, int, int], signs: tuple[int, int]) -> int:
+    return terms[0] + signs[0] * terms[1] + signs[1] * terms[2]
+
+
+def expressions() -> list[tuple[tuple[int, int, int], tuple[int, int]]]:
+    """Every sum of three digits from 1 to 9 that never leaves 0 to 20."""
+    found = []
+    for terms in itertools.product(range(1, 10), repeat=3):
+        for signs in itertools.product((1, -1), repeat=2):
+            middle = terms[0] + signs[0] * terms[1]
+            if middle >= 0 and 0 <= value(terms, signs) <= 20:
+                found.append((terms, signs))
+    return found
+
+
+def split_expressions(seed: int = 0) -> dict[str, list[tuple[tuple[int, int, int], tuple[int, int]]]]:
+    """Expressions by part ("test", "train", "dev", "sft"), disjoint."""
+    shuffled = expressions()
+    random.Random(seed).shuffle(shuffled)
+    parts, start = {}, 0
+    for name, size in SPLIT_SIZES.items():
+        parts[name] = shuffled[start : start + size]
+        start += size
+    return {**parts, "sft": shuffled[start:]}
+
+
+def draw_question(expression: tuple[tuple[int, int, int], tuple[int, int]], rng: random.Random) -> Question:
+    """Add three wrong options to a sum: two near the result, one from anywhere, in random order."""
+    terms, signs = expression
+    result = value(terms, signs)
+    near = [n for n in range(max(0, result - 3), min(20, result + 3) + 1) if n != result]
+    wrong = rng.sample(near, 2)
+    wrong.append(rng.choice([n for n in range(21) if n != result and n not in wrong]))
+    options = [result, *wrong]
+    rng.shuffle(options)
+    return Question(terms, signs, tuple(options))
+
+
+def messages(question: Question) -> list[dict]:
+    """The conversation in its written form; the trainer puts audio in the place of the user's first text part."""
+    return [
+        {"role": "system", "content": [{"type": "text", "text": SYSTEM_PROMPT}]},
+        {"role": "user", "content": [{"type": "text", "text": question.written()}]},
+    ]
