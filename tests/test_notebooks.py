@@ -1,0 +1,86 @@
+"""The notebooks and the drift recipe, run from end to end on what a tiny run and its evaluations leave."""
+
+import json
+import re
+import sys
+
+import nbformat
+import pytest
+
+from tars_trl.evaluation.run import evaluate
+from tars_trl.evaluation.settings import EvaluationSettings
+
+from .conftest import ROOT, questions
+
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+FIGURES = {"01_reward_curves": 3, "02_modality_gap": 3, "03_drift": 1}
+
+
+@pytest.fixture
+def run(make_trainer, tiny, tmp_path, monkeypatch):
+    """A trained run with its evaluations and its drift, before and after, made as a user makes them."""
+    import analyze_drift
+
+    model, processor = tiny
+    base, data = tmp_path / "base", tmp_path / "data"
+    model.save_pretrained(base)
+    processor.save_pretrained(base)
+    questions(3).to_parquet(data / "train.parquet")
+    trainer = make_trainer(log_completions=True, num_completions_to_print=0, max_steps=3, output="run")
+    trainer.train()
+    trainer.save_state()
+    folder = tmp_path / "run"
+    # A random model does not answer: take what it says for the answers of a model that reads but does not hear.
+    monkeypatch.setattr(
+        "tars_trl.evaluation.scoring.extract_strict",
+        lambda text, options: None if len(text) % 2 else 0,
+    )
+    for name in ("before", "after"):
+        settings = {"limit": 3, "max_new_tokens": 6, "batch_size": 3, "log_samples": True, "use_cpu": True}
+        evaluate(
+            EvaluationSettings(
+                model=str(base), tasks=[str(data)], split=["train"], output_path=str(folder / "evaluation" / name),
+                **settings,
+            )
+        )  # fmt: skip
+    command = f"--models before={base} after={base} --questions {data} --split train --max_new_tokens 6"
+    monkeypatch.setattr(sys, "argv", ["analyze_drift.py", *command.split(), "--output", str(folder / "drift")])
+    analyze_drift.main()
+    monkeypatch.setenv("TARS_QUESTIONS", str(data))
+    monkeypatch.setenv("TARS_SPLIT", "train")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return folder
+
+
+def test_notebooks_run_on_a_tiny_run(run, tmp_path, monkeypatch):
+    import execute_notebooks
+
+    stats = json.loads((run / "drift" / "after" / "layer_stats.json").read_text())
+    assert stats["layers"] == [0, 1, 2] and stats["questions"] == 3 and (run / "drift" / "drift.png").is_file()
+
+    monkeypatch.setattr(sys, "argv", ["execute_notebooks.py", str(run), "--output", str(tmp_path)])
+    execute_notebooks.main()
+    for name in NOTEBOOKS:
+        cells = [cell for cell in nbformat.read(tmp_path / f"{name}.ipynb", 4).cells if cell.cell_type == "code"]
+        outputs = [output for cell in cells for output in cell.outputs]
+        assert all(cell.execution_count for cell in cells) and {output.output_type for output in outputs} <= {
+            "execute_result"
+        }
+        assert sum("image/png" in output["data"] for output in outputs) == FIGURES[name], name
+    (listen,) = nbformat.read(tmp_path / "01_reward_curves.ipynb", 4).cells[-1].outputs
+    assert "<audio" in listen["data"]["text/html"] and "advantage" in listen["data"]["text/html"]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_committed_notebooks_are_small_and_name_no_machine(name):
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    assert path.stat().st_size < 1_500_000
+    cells = nbformat.read(path, 4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert cells[1].metadata.get("tags") == ["parameters"] and "TARS_RUN" in cells[1].source
+    assert all(len(cell.source.splitlines()) <= 14 for cell in code)
+    text = path.read_text()
+    assert not re.search(r"/(home|root|tmp|work|Users)/|site-packages", text)
+    assert all(cell.outputs or cell is code[0] or "if OTHERS" in cell.source for cell in code), (
+        "run it before committing"
+    )
