@@ -59,7 +59,8 @@ def complete(
     ends = base.generation_config.eos_token_id
     ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])})
     config = GenerationConfig(
-        **{"do_sample": False, **generation},
+        # What is not set here would come from the checkpoint's generation_config.
+        **{"do_sample": False, "repetition_penalty": 1.0, **generation},
         max_new_tokens=max_new_tokens,
         num_return_sequences=num_samples,
         pad_token_id=tokenizer.pad_token_id,

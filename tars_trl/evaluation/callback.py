@@ -1,0 +1,115 @@
+"""The gap as a measured curve: greedy accuracy in both modalities while a model trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from accelerate.utils import gather_object
+from transformers import Trainer, TrainerCallback
+from trl.models.utils import unwrap_model_for_generation
+
+from ..extraction import extract_strict
+from ..twins import Modality
+from .completions import complete
+
+
+class EvaluationCallback(TrainerCallback):
+    """Answers a small set of questions in both modalities, greedily, every `steps` steps, and logs the figures.
+
+    They go through the trainer's log, hence to trainer_state.json, wandb and TensorBoard:
+    `eval_speech/accuracy_greedy`, `eval_speech/unreadable_greedy` (no choice found), `eval_speech/clipped_greedy` (cut
+    off), `eval_speech/tokens_greedy` (mean), the same for `eval_text`, and `eval_gap/accuracy_greedy` (text minus
+    speech, 0 to 1) and `eval_gap/recovery_rate_greedy` (percent of the model's own text accuracy; absent where that is
+    0). Training is left as it was: random state, modes and the trainer's own metrics.
+
+    Args:
+        trainer: the trainer that it is added to.
+        rows: questions in the schema of `tars_trl.data`, audio undecoded; processes share them.
+        steps: measure every so many optimizer steps, and before the first and after the last one.
+        batch_size: questions in a forward pass, per process.
+        max_new_tokens: most tokens of a completion; None for the trainer's `max_completion_length`.
+
+    Raises:
+        ValueError: no rows, or `steps` below 1.
+
+    Example:
+        `trainer.add_callback(EvaluationCallback(trainer, load_questions(folder, "test", limit=100, seed=0), steps=20))`
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        rows: Sequence[dict[str, Any]],
+        steps: int = 50,
+        *,
+        batch_size: int = 16,
+        max_new_tokens: int | None = None,
+    ):
+        if len(rows) == 0 or steps < 1:
+            raise ValueError(f"{len(rows)} rows every {steps} steps: nothing would be measured. Give some of both.")
+        self.trainer = trainer
+        self.rows = rows
+        self.steps = steps
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens or trainer.args.max_completion_length
+        self._measured_at = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The starting point; after a resume the step was measured before."""
+        if state.global_step == 0:
+            self._log(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Every `steps` steps."""
+        if state.global_step % self.steps == 0:
+            self._log(state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The end point."""
+        if state.global_step != self._measured_at:
+            self._log(state.global_step)
+
+    def measure(self) -> dict[str, float]:
+        """The figures of the model as it is now, the same on every process."""
+        figures: dict[str, float] = {}
+        for modality in ("speech", "text"):
+            answers = gather_object(self._answers(modality))  # (right, unreadable, truncated, tokens) a question
+            means = [sum(column) / len(answers) for column in zip(*answers, strict=True)]
+            for name, mean in zip(("accuracy", "unreadable", "clipped", "tokens"), means, strict=True):
+                figures[f"eval_{modality}/{name}_greedy"] = mean
+        heard, read = (figures[f"eval_{modality}/accuracy_greedy"] for modality in ("speech", "text"))
+        figures["eval_gap/accuracy_greedy"] = read - heard
+        if read > 0:
+            figures["eval_gap/recovery_rate_greedy"] = 100 * heard / read
+        return figures
+
+    def _answers(self, modality: Modality) -> list[tuple[bool, bool, bool, int]]:
+        accelerator, args = self.trainer.accelerator, self.trainer.args
+        places = range(accelerator.process_index, len(self.rows), accelerator.num_processes)
+        mine = [self.rows[place] for place in places]
+        with unwrap_model_for_generation(
+            self.trainer.model_wrapped, accelerator, gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs
+        ) as model:
+            done = complete(
+                model,
+                self.trainer.processing_class,
+                mine,
+                modality,
+                batch_size=self.batch_size,
+                max_new_tokens=self.max_new_tokens,
+                seed=args.seed,
+            )
+            answers = []
+            for row, completion in zip(mine, done, strict=True):
+                chosen = extract_strict(completion.text, row["options"])
+                right = chosen == row["answer_index"]
+                answers.append((right, chosen is None, completion.truncated, completion.tokens))
+        return answers
+
+    def _log(self, step: int) -> None:
+        self._measured_at = step
+        # GRPOTrainer's own log would empty its training metrics into this line, in the middle of a logging window.
+        pending = self.trainer.control.should_log
+        Trainer.log(self.trainer, self.measure())
+        self.trainer.control.should_log = pending  # logging clears it, and the step's own line would be lost

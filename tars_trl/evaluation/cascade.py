@@ -1,0 +1,89 @@
+"""Cascades: what was said is first transcribed, then asked in writing (paper, cascade baselines).
+
+`cascade` takes transcripts from a file or from a speech recognition model; `self_cascade` lets the model under test
+transcribe, then answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..audio import TARGET_RATE, load_audio
+from ..data import build_prompt
+from ..twins import written_prompt
+from .completions import complete
+from .tasks.base import CLIP
+from .tasks.librispeech import INSTRUCTION, SYSTEM
+
+Transcriber = Callable[[Sequence[dict[str, Any]]], list[str]]
+
+
+def with_transcript(row: dict[str, Any], transcript: str) -> dict[str, Any]:
+    """`row` with the spoken part of its prompt (the first text of the last user turn) replaced by what was heard."""
+    prompt = written_prompt(row["prompt"])
+    user = max(number for number, message in enumerate(prompt) if message["role"] == "user")
+    prompt[user]["content"][0] = {"type": "text", "text": transcript}
+    return {**row, "prompt": prompt}
+
+
+def read_transcripts(path: str, keys: Sequence[str]) -> dict[str, str]:
+    """Transcripts by row key, from lines `{"key": …, "transcript": …}` or from one JSON object `{key: transcript}`.
+
+    Raises:
+        ValueError: lines that hold something else, or rows without a transcript; the first 20 keys are named.
+    """
+    file = Path(path).expanduser()
+    try:
+        if file.suffix == ".jsonl":
+            lines = [json.loads(line) for line in file.read_bytes().split(b"\n") if line.strip()]
+            found = {line["key"]: line["transcript"] for line in lines}
+        else:
+            found = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"transcripts={path}: not a table of transcripts, {error!r}. Write lines "
+            '{"key": "…", "transcript": "…"} in a .jsonl, or one object {"key": "transcript", …} in a .json file.'
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise ValueError(f"transcripts={path}: a transcript is no text. Write one text for each key.")
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise ValueError(
+            f"transcripts={path}: {len(missing)} of {len(keys)} rows have none, such as {missing[:20]}. Add them, or "
+            "transcribe with asr_model instead."
+        )
+    return found
+
+
+def from_table(transcripts: dict[str, str]) -> Transcriber:
+    """Looks transcripts up by key."""
+    return lambda rows: [transcripts[row["key"]] for row in rows]
+
+
+def from_asr(model_id: str, device: Any = "cpu", batch_size: int = 8) -> Transcriber:
+    """Transcribes with a transformers speech recognition pipeline; long clips in pieces of 30 s."""
+    from transformers import pipeline
+
+    recognise = pipeline("automatic-speech-recognition", model=model_id, device=device, chunk_length_s=30)
+
+    def transcribe(rows: Sequence[dict[str, Any]]) -> list[str]:
+        # The pipeline empties the dict that it is given, hence a new one for each clip.
+        clips = [{"raw": load_audio(row["audio"]), "sampling_rate": TARGET_RATE} for row in rows]
+        return [found["text"].strip() for found in recognise(clips, batch_size=batch_size)]
+
+    return transcribe
+
+
+def from_itself(model: Any, processor: Any, max_new_tokens: int, batch_size: int) -> Transcriber:
+    """Lets the speech LLM transcribe, greedily, with the prompt of the LibriSpeech task."""
+    prompt = build_prompt(CLIP, SYSTEM, INSTRUCTION)
+
+    def transcribe(rows: Sequence[dict[str, Any]]) -> list[str]:
+        asked = [{**row, "prompt": prompt} for row in rows]
+        done = complete(model, processor, asked, "speech", batch_size=batch_size, max_new_tokens=max_new_tokens)
+        return [completion.text.strip() for completion in done]
+
+    return transcribe

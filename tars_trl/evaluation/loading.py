@@ -1,0 +1,108 @@
+"""A speech LLM with its processor and adapter, ready to be asked; and what identifies it in a result file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from transformers import AutoConfig, AutoProcessor
+from transformers.utils import find_adapter_config_file
+
+from ..models import architecture_of
+
+WEIGHTS = (".safetensors", ".bin")
+DESCRIPTIONS = (".json", ".jinja", ".txt", ".model")
+SAMPLED = 64  # pieces of 1 MB that are read of a weight file; smaller files are read whole
+PIECE = 1 << 20
+
+
+def resolve(model: str, adapter: str | None = None) -> tuple[str, str | None]:
+    """(model, adapter), where `model` may itself be an adapter (folder or hub id): then it names its base model.
+
+    Raises:
+        ValueError: an adapter is given twice.
+    """
+    if find_adapter_config_file(model) is None:
+        return model, adapter
+    if adapter is not None:
+        raise ValueError(
+            f"model={model!r} is an adapter, and adapter={adapter!r} another. Give the base model as model."
+        )
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(model).base_model_name_or_path
+    if not base:
+        raise ValueError(
+            f"model={model!r}: the adapter does not name its base model. Give --model BASE --adapter {model}."
+        )
+    return base, model
+
+
+def load_processor(model: str, adapter: str | None = None, revision: str | None = None) -> Any:
+    """The processor, from the adapter's folder where that has one (a trained run saves it), else from the model."""
+    saved = adapter is not None and any(
+        (Path(adapter) / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")
+    )
+    return AutoProcessor.from_pretrained(adapter if saved else model, revision=None if saved else revision)
+
+
+def load_speech_llm(
+    model: str,
+    adapter: str | None = None,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: Any = "cpu",
+) -> tuple[Any, Any]:
+    """(model, processor) of a speech LLM, in evaluation mode on `device`.
+
+    Args:
+        model: hub id or folder, also an adapter's (see `resolve`).
+        adapter: LoRA adapter, hub id or folder; it stays unmerged.
+        revision: of `model` on the hub.
+        dtype: "auto" is the saved type, or float32 on a CPU; else a name of a torch type.
+        device: where it runs.
+
+    Raises:
+        ValueError: an architecture that is not supported.
+    """
+    model, adapter = resolve(model, adapter)
+    config = AutoConfig.from_pretrained(model, revision=revision)
+    on_cpu = torch.device(device).type == "cpu"
+    kind: Any = ("float32" if on_cpu else "auto") if dtype == "auto" else dtype
+    loaded = architecture_of(config.model_type).load(model, revision=revision, dtype=kind).to(device)
+    if adapter is not None:
+        from peft import PeftModel
+
+        loaded = PeftModel.from_pretrained(loaded, adapter)
+    return loaded.eval(), load_processor(model, adapter, revision)
+
+
+def identity(model: str, revision: str | None = None, file: str = "config.json") -> str:
+    """What tells one set of weights from another: a digest of a folder's files, or the commit of a hub id.
+
+    Of a large weight file 64 pieces, evenly spread, are read: training changes every piece.
+
+    Args:
+        model: folder or hub id.
+        revision: on the hub.
+        file: one that a hub id certainly has; an adapter's is adapter_config.json.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return f"{model}@{Path(hf_hub_download(model, file, revision=revision)).parent.name}"  # snapshots/<commit>/
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in WEIGHTS + DESCRIPTIONS or path.name in ("trainer_state.json", "training_args.bin"):
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}\n".encode())
+        step = max(PIECE, (size - PIECE) // (SAMPLED - 1)) if size > SAMPLED * PIECE else PIECE
+        with path.open("rb") as opened:
+            for start in range(0, size, step):
+                opened.seek(start)
+                digest.update(opened.read(PIECE))
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,210 @@
+"""Result files in lm-evaluation-harness's layout and keys, so that other tools read them.
+
+    OUT/<model>/results_<date>.json                       results, configs, versions, n-samples, config, …
+    OUT/<model>/samples_<task>_<modality>_<date>.jsonl    one line a question
+    OUT/<model>/completions/…                             raw completions, appended as they come: what a resume reads
+
+A task in one modality is a task of its own there (`demo_speech`, `demo_text`), both in a group with the gap (`demo`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .metrics import bootstrap_interval, mcnemar, standard_error
+
+PACKAGES = ("tars-trl", "trl", "transformers", "torch", "torchaudio", "datasets", "peft", "accelerate", "numpy")
+Line = dict[str, Any]
+
+
+def sanitized(model_name: str) -> str:
+    """A model's name as a folder name, the way lm-evaluation-harness writes it."""
+    return re.sub(r'["<>:/|\\?*\[\]]+', "__", model_name)
+
+
+def date_id() -> str:
+    """Now, as lm-evaluation-harness puts it into file names; without an underscore, which separates their parts."""
+    return datetime.now().isoformat().replace(":", "-")
+
+
+def sha256(value: Any) -> str:
+    """Digest of a text, or of a value as JSON with sorted keys."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """What a figure depends on beside the model and the data: commit, packages, device."""
+    done = None
+    try:
+        where = Path(__file__).parent
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git on this machine
+        pass
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # used from a checkout, without being installed
+            versions[name] = "not installed"
+    return {
+        "git_hash": done.stdout.strip() if done is not None and done.returncode == 0 else None,
+        "package_versions": versions,
+        "transformers_version": versions["transformers"],
+        "device_name": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+# ---- Completions: what a resume reads ------------------------------------------------------------------------------
+
+
+def read_completions(files: Iterable[Path]) -> dict[str, Line]:
+    """Finished completions by row key. A line cut off by an interruption is left out, so that it is asked again."""
+    found: dict[str, Line] = {}
+    for path in files:
+        # Split at \n alone: splitlines() also splits at line separators that a completion may hold.
+        for text in path.read_bytes().split(b"\n"):
+            try:
+                line = json.loads(text)
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                continue
+            found[line["key"]] = line
+    return found
+
+
+def append_completions(path: Path, lines: Sequence[Line]) -> None:
+    """Append lines to a file and close it, beginning on a new line whatever an interruption left there."""
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            text = text if file.read(1) == b"\n" else "\n" + text
+        file.write(text.encode())
+
+
+# ---- Result files --------------------------------------------------------------------------------------------------
+
+
+def write_results(folder: Path, results: dict[str, Any], samples: dict[str, list[Line]], date: str) -> Path:
+    """Write the samples files, then the results file: where there are results, everything is there.
+
+    Returns:
+        The path of the results file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for task, lines in samples.items():
+        # Columns of a data set may be of any type, such as dates.
+        text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
+        (folder / f"samples_{task}_{date}.jsonl").write_text(text, encoding="utf-8")
+    path = folder / f"results_{date}.json"
+    path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def results_file(path: str | Path) -> Path:
+    """A results file, or the latest one in a folder (the model's, or one above it).
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    found = sorted([*path.glob("results_*.json"), *path.glob("*/results_*.json")], key=lambda file: file.name)
+    if not found:
+        raise FileNotFoundError(f"{path}: no results_*.json in it. Give a results file or the folder of an evaluation.")
+    return found[-1]
+
+
+def read_results(path: str | Path) -> dict[str, Any]:
+    """The content of a results file, or of the latest one in a folder."""
+    return json.loads(results_file(path).read_text(encoding="utf-8"))
+
+
+def read_samples(path: str | Path) -> dict[str, list[Line]]:
+    """Lines of the samples files that belong to a results file (or the latest one in a folder), by task.
+
+    Raises:
+        FileNotFoundError: it was written without samples.
+    """
+    file = results_file(path)
+    date = file.stem.removeprefix("results_")
+    found = {}
+    for samples in sorted(file.parent.glob(f"samples_*_{date}.jsonl")):
+        task = samples.name.removeprefix("samples_").removesuffix(f"_{date}.jsonl")
+        found[task] = [json.loads(line) for line in samples.read_bytes().split(b"\n") if line]
+    if not found:
+        raise FileNotFoundError(
+            f"{file}: there are no samples files beside it. Repeat the evaluation with --log_samples."
+        )
+    return found
+
+
+def finished_file(folder: Path, fingerprint: str) -> Path | None:
+    """The latest results file of exactly this evaluation, if it is finished."""
+    for path in sorted(folder.glob("results_*.json"), reverse=True):
+        try:
+            if json.loads(path.read_text(encoding="utf-8")).get("fingerprint") == fingerprint:
+                return path
+        except json.JSONDecodeError:  # cut off while it was written: not finished
+            continue
+    return None
+
+
+# ---- Comparing two evaluations -------------------------------------------------------------------------------------
+
+
+def compare(first: str | Path, second: str | Path, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """The same questions in two evaluations: accuracies, their difference (second minus first) and McNemar's test.
+
+    Args:
+        first: results file or folder.
+        second: the same.
+        seed: of the bootstrap interval of the difference.
+
+    Returns:
+        {task: {questions, first, second, difference, difference_stderr, difference_interval, mcnemar}}.
+
+    Raises:
+        ValueError: no question is in both, or none of their tasks has accuracies.
+    """
+    lines = [
+        {
+            task: {line["key"]: line["acc"] for line in part if "acc" in line}
+            for task, part in read_samples(path).items()
+        }
+        for path in (first, second)
+    ]
+    table = {}
+    for task in lines[0].keys() & lines[1].keys():
+        keys = sorted(lines[0][task].keys() & lines[1][task].keys())
+        if not keys:
+            continue
+        a, b = ([side[task][key] for key in keys] for side in lines)
+        differences = [y - x for x, y in zip(a, b, strict=True)]
+        table[task] = {
+            "questions": len(keys),
+            "only_in_one": len(lines[0][task].keys() ^ lines[1][task].keys()),
+            "first": sum(a) / len(keys),
+            "second": sum(b) / len(keys),
+            "difference": sum(differences) / len(keys),
+            "difference_stderr": standard_error(differences),
+            "difference_interval": bootstrap_interval([differences], seed=seed),
+            "mcnemar": mcnemar([x == 1 for x in a], [x == 1 for x in b]),
+        }
+    if not table:
+        raise ValueError(
+            f"{first} has {sorted(lines[0])} and {second} has {sorted(lines[1])}: no question was answered in both. "
+            "Compare evaluations of the same tasks and modalities."
+        )
+    return dict(sorted(table.items()))

@@ -1,0 +1,60 @@
+"""Settings of an evaluation: the YAML files, comma-separated lists, and what is refused at the start."""
+
+import pytest
+
+from tars_trl.cli import parse
+from tars_trl.evaluation.settings import EvaluationSettings
+from tests.conftest import ROOT
+
+YAMLS = sorted((ROOT / "recipes" / "evaluation").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
+def test_yaml_parses_and_says_how_to_launch_it(path):
+    (settings,) = parse(EvaluationSettings, args=["--config", str(path), "--limit", "5"])
+    assert settings.modalities == ["speech", "text"] and settings.limit == 5
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for word in ("Hardware:", "Launch:", "Override:"):
+        assert any(line.startswith(f"# {word}") for line in header), word
+    (launch,) = [line for line in header if line.startswith("# Launch:")]
+    named = [word for word in launch.split() if word.startswith("recipes/")]
+    assert str(path.relative_to(ROOT)) in named and all((ROOT / word).exists() for word in named)
+
+
+def test_lists_are_comma_separated():
+    lists = ["--tasks", "demo,voicebench_mmsu", "sd_qa", "--modality", "text, speech", "--split", "a,b"]
+    (settings,) = parse(EvaluationSettings, args=["--model", "m", *lists])
+    assert settings.tasks == ["demo", "voicebench_mmsu", "sd_qa"]
+    assert settings.modalities == ["text", "speech"] and settings.split == ["a", "b"]
+
+
+def test_decoding_is_greedy_unless_a_temperature_is_given():
+    assert EvaluationSettings(model="m", tasks=["demo"]).generation == {"do_sample": False, "repetition_penalty": 1.0}
+    sampled = EvaluationSettings(model="m", tasks=["demo"], temperature=0.7, top_p=0.9).generation
+    assert sampled == {"do_sample": True, "repetition_penalty": 1.0, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tasks": []}, "tasks is not given"),
+        ({"model": None}, "model is not given"),
+        ({"tasks": ["mmlu_spoken"]}, "tasks='mmlu_spoken' is no task"),
+        ({"modality": ["audio"]}, "modality='audio' is not a choice. Use one of both, speech"),
+        ({"extractors": ["regex"]}, "extractors='regex' is not a choice"),
+        ({"extractors": []}, "extractors or modality is empty"),
+        ({"tasks": ["librispeech"]}, "tasks='librispeech' with modality=.'text'.: this task has speech only"),
+        ({"modality": ["cascade"]}, "modality cascade takes its transcripts from exactly one"),
+        ({"modality": ["cascade"], "transcripts": "a", "asr_model": "b"}, "from exactly one"),
+        ({"limit": 0}, "limit=0 is not above 0"),
+        ({"limit": 2.5}, "limit=2.5 is neither a share below 1 nor a whole number"),
+        ({"batch_size": 0}, "batch_size=0 is not a whole number of 1 or more"),
+        ({"temperature": -1.0}, "temperature=-1.0 is outside"),
+        ({"reference_accuracy": 0.777}, "reference_accuracy=0.777: it is an accuracy in percent"),
+        ({"dtype": "int8"}, "dtype='int8' is not a choice"),
+        ({"compare": ["one"]}, "compare=.'one'.: a comparison is between two"),
+    ],
+)
+def test_what_cannot_work_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationSettings(**{"model": "m", "tasks": ["demo"], **given})

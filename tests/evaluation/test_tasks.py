@@ -1,0 +1,160 @@
+"""Every task, from rows as its benchmark publishes them to rows that can be asked."""
+
+import datasets
+import pytest
+from datasets import Audio, Dataset
+
+from tars_trl.data import SYSTEM_PROMPT
+from tars_trl.data.schema import QuestionError
+from tars_trl.evaluation.tasks import TASKS, LoadOptions, task_named
+from tars_trl.twins import spoken_prompt
+from tests.conftest import clip
+
+SOUND = {"bytes": clip(0.3), "path": None}
+VOICEBENCH = {
+    "audio": SOUND,
+    "prompt": "Predators eat\nA. lions\nB. humans\nC. bunnies\nD. grass\nWhat is the answer to the above multiple "
+    "choice question? Select one of the following: A, B, C, or D.",
+    "reference": "C",
+}
+TARS = {
+    "audio": SOUND,
+    "key": "ori_mmlu_1",
+    "question": "Predators eat",
+    "options": ["lions", "humans", "bunnies", "grass"],
+    "answer_index": 2,
+    "prompt_for_tts": "Predators eat\nA. lions\nB. humans\nC. bunnies\nD. grass",
+    "category": "biology",
+}
+MMSU = {
+    "id": "volume_1",
+    "audio": SOUND,
+    "question": "Which volume pattern matches?",
+    "choice_a": "high-low",
+    "choice_b": "low-high",
+    "choice_c": None,
+    "choice_d": None,
+    "answer_gt": "low-high",
+    "task_name": "volume_comparison",
+    "category": "Perception",
+    "sub-category": "Paralinguistics",
+}
+SPEECH = {"audio": SOUND, "text": "MISTER QUILTER", "id": "1272-0"}
+PUBLISHED = {
+    "voicebench_mmsu": VOICEBENCH | {"question_id": 7, "cot_content": "", "category": "law", "src": "ori_mmlu"},
+    "voicebench_openbookqa": VOICEBENCH,
+    "tars_mmsu": TARS,
+    "tars_obqa": TARS,
+    "tars_mmlu": TARS,
+    "mmsu_paralinguistic": MMSU,
+    "tars_mmsu_paralinguistic": TARS,
+    "librispeech": SPEECH,
+    "librispeech_clean": SPEECH,
+    "librispeech_other": SPEECH,
+    "sd_qa": {"audio": SOUND, "prompt": "who wrote hamlet", "reference": "Shakespeare"},
+}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """`datasets.load_dataset` that gives one row and records what was asked for."""
+    asked = []
+
+    def serve(row):
+        def load_dataset(source, name=None, split=None, revision=None):
+            asked.append((source, name, split))
+            part = dict(row)
+            if "question_id" in part:  # unique over the whole benchmark
+                part["question_id"] += len(asked)
+            return Dataset.from_list([part]).cast_column("audio", Audio(decode=False))
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        return asked
+
+    return serve
+
+
+def load(name, **options):
+    task, source = task_named(name)
+    return task, task.rows(LoadOptions(source=source, splits=options.pop("splits", task.splits), **options))
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "demo"])
+def test_published_rows_become_askable(hub, name):
+    asked = hub(PUBLISHED[name])
+    task, rows = load(name)
+    assert len(rows) == len(task.splits) == len(asked)
+    assert {source for source, _, _ in asked} == {task.source} and [split for *_, split in asked] == list(task.splits)
+    row = rows[0]
+    assert row["key"] and row["audio"]["bytes"] == SOUND["bytes"]
+    assert spoken_prompt(row["prompt"])[-1]["content"][0] == {"type": "audio"}
+    if task.kind == "choice":
+        assert row["options"][row["answer_index"]] in ("bunnies", "low-high")
+    else:
+        assert row["reference"] in ("MISTER QUILTER", "Shakespeare")
+    assert task.domain is None or row[task.domain]
+    assert task.changes.startswith(f"{task.version}:") or f"{task.version}:" in task.changes
+
+
+def test_voicebench_mmsu_has_12_domains_and_the_copies_keys(hub):
+    asked = hub(PUBLISHED["voicebench_mmsu"])
+    _, rows = load("voicebench_mmsu")
+    assert len(rows) == 12 and {name for _, name, _ in asked} == {"mmsu"}
+    assert rows[0]["key"] == "ori_mmlu_8" and len(set(rows["key"])) == 12
+    assert rows[0]["prompt"][0]["content"] == SYSTEM_PROMPT
+    assert rows[0]["prompt"][1]["content"].endswith("A, B, C, or D.")  # VoiceBench speaks the request too
+
+
+def test_a_recording_is_asked_about_in_writing(hub):
+    """The clip comes first and the question stays written; so there is no text modality."""
+    hub(MMSU)
+    task, rows = load("mmsu_paralinguistic")
+    assert task.modalities == ("speech",)
+    audio, written = spoken_prompt(rows[0]["prompt"])[-1]["content"]
+    assert audio == {"type": "audio"} and "Option B: low-high" in written["text"] and "Option C" not in written["text"]
+    hub(MMSU | {"answer_gt": "medium"})
+    with pytest.raises(QuestionError, match="row 'volume_1', answer_gt='medium'"):
+        load("mmsu_paralinguistic")
+    hub({"audio": SOUND})
+    with pytest.raises(QuestionError, match="MMSU has question, choice_a"):
+        load("mmsu_paralinguistic")
+
+
+@pytest.mark.parametrize(("name", "missing"), [("librispeech", "audio and text"), ("sd_qa", "prompt and reference")])
+def test_rows_of_another_kind_are_refused(hub, name, missing):
+    hub({"audio": SOUND})
+    with pytest.raises(QuestionError, match=missing):
+        load(name)
+
+
+def test_prompts_can_be_replaced(hub):
+    hub(PUBLISHED["tars_obqa"])
+    _, rows = load("tars_obqa", system_prompt="", instruction="Answer.")
+    assert [message["role"] for message in rows[0]["prompt"]] == ["user"]
+    assert rows[0]["prompt"][0]["content"][1]["text"] == "Answer."
+    hub(SPEECH)
+    _, rows = load("librispeech", system_prompt="Listen.", instruction="In capitals.")
+    assert rows[0]["prompt"][0]["content"][0]["text"] == "Listen."
+    assert rows[0]["prompt"][1]["content"][1]["text"].endswith("In capitals.")
+
+
+def test_sd_qa_keeps_regions_apart(hub):
+    hub(PUBLISHED["sd_qa"])
+    _, rows = load("sd_qa", splits=("usa", "aus"))
+    assert rows["region"][:] == ["usa", "aus"] and rows["key"][:] == ["usa-000000", "aus-000000"]
+
+
+def test_demo_questions_are_there():
+    _, rows = load("demo")
+    assert len(rows) == 300 and len(set(rows["voice"])) > 1
+
+
+def test_names(questions_folder, tmp_path):
+    task, source = task_named(f"tars_obqa={questions_folder}")
+    assert task is TASKS["tars_obqa"] and source == questions_folder
+    task, source = task_named(questions_folder)
+    assert (task.kind, source) == ("choice", questions_folder) and "/" not in task.name and task.name not in TASKS
+    with pytest.raises(
+        ValueError, match="tasks='voicebench_mmlu' is no task and no folder.*Use one of voicebench_mmsu"
+    ):
+        task_named("voicebench_mmlu")
