@@ -66,16 +66,17 @@ def show_one(folder: Path) -> None:
     (folder / "question.md").write_text("\n".join(lines))
 
 
-def plots(folder: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Curves of the run and the held-out accuracies before and after, as PNG."""
+def pictures(folder: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Curves of the run and the held-out accuracies before and after, as PNG, and a report to open in a browser."""
+    from tars_trl.html_report import write_report
     from tars_trl.plots import plot_before_after, plot_gap, plot_rewards
-
     from tars_trl.runs import load_run
 
     run = load_run(folder)
     plot_gap([run]).savefig(folder / "gap.png")
     plot_rewards(run).savefig(folder / "rewards.png")
     plot_before_after(before, after).savefig(folder / "before_after.png")
+    write_report(folder, questions=load_questions(QUESTIONS))
 
 
 def line(name: str, result: dict[str, Any]) -> str:
@@ -112,10 +113,10 @@ def main() -> None:
     frames = answers_before.assign(when="before"), answers_after.assign(when="after")
     pd.concat(frames).to_json(options.output / "answers.jsonl", orient="records", lines=True)
     show_one(options.output)
-    plots(options.output, before, after)
+    pictures(options.output, before, after)
     print(f"\n{'':<8}{'speech, %':>22}{'text, %':>22}{'gap':>8}{'MRR, %':>8}   (held-out questions, 95 % intervals)")
     print(line("before", before), line("after", after), sep="\n")
-    print(f"\n{seconds:.0f} s of training and evaluation. Curves, summary.json and an example: {options.output}/")
+    print(f"\n{seconds:.0f} s of training and evaluation. Curves, report.html and an example: {options.output}/")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     trainer.save_state()
+    trainer.create_model_card()
     if config.push_to_hub:
         trainer.push_to_hub()
 

@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -34,6 +35,8 @@ class ModelAndData:
 def parse(*classes: type, args: Sequence[str] | None = None) -> tuple[Any, ...]:
     """Instances of the dataclasses, from `--config FILE.yaml` and overrides such as `--learning_rate 1e-5`.
 
+    A file may name another one as its `base` (see `read_settings`).
+
     Args:
         classes: dataclasses whose fields are the arguments.
         args: the command line; None for the program's own.
@@ -43,11 +46,38 @@ def parse(*classes: type, args: Sequence[str] | None = None) -> tuple[Any, ...]:
             the key, what was given and what belongs there.
     """
     split = [part for arg in (sys.argv[1:] if args is None else args) for part in _split_config(arg)]
+    parser = TrlParser(list(classes))
     if "--config" in split[:-1]:
-        path = split[split.index("--config") + 1]
-        with open(path) as file:
-            _check_types(yaml.safe_load(file) or {}, classes, path)
-    return TrlParser(list(classes)).parse_args_and_config(split)
+        place = split.index("--config")
+        path = split[place + 1]
+        values = read_settings(path)
+        _check_types(values, classes, path)
+        parser.set_defaults_with_config(**values)
+        split[place : place + 2] = []
+    return parser.parse_args_into_dataclasses(args=split)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Settings of a YAML file, over those of the file that it names as its `base`, relative to itself, if it does.
+
+    Raises:
+        ValueError: the file holds no settings, or is its own base.
+    """
+    values: dict[str, Any] = {}
+    below, seen = Path(path), set()
+    while True:
+        seen.add(below.resolve())
+        with below.open(encoding="utf-8") as file:
+            found = yaml.safe_load(file) or {}
+        if not isinstance(found, dict):
+            raise ValueError(f"{below}: it holds a {type(found).__name__}, no settings. Write lines such as `seed: 0`.")
+        base = found.pop("base", None)
+        values = found | values
+        if base is None:
+            return values
+        below = below.parent / base
+        if below.resolve() in seen:
+            raise ValueError(f"{path}: its base {base} leads back to itself. Name a file that ends the chain.")
 
 
 def _split_config(arg: str) -> list[str]:

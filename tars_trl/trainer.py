@@ -20,11 +20,14 @@ from trl.trainer.utils import RepeatSampler
 from .alignment import BehaviorEncoder, StatePooler, best_references, compare, layer_indices
 from .audio import check_audio, load_audio
 from .callbacks import use_twin_progress
+from .card import write_run
 from .config import TARSGRPOConfig
 from .health import HealthCallback
+from .hub import prepare_run
 from .models import Features, Prompt, architecture_of, placed_audio
 from .report import format_trainable, trainable_table
 from .rewards import completion_text
+from .sharding import encode_together
 from .twins import (
     draw_references,
     modality_of,
@@ -152,6 +155,7 @@ class TARSGRPOTrainer(GRPOTrainer):
             self._behavior = BehaviorEncoder(args.behavior_model, device, args.behavior_batch_size)
         self._rows: list[Row] = []  # of the generation under way, on this process
         self._prompts: list[Prompt] = []
+        self._spare: Features | None = None  # a clip for processes without one, where all have to encode
         self._pooler: StatePooler | None = None
 
         use_twin_progress(self)
@@ -238,6 +242,15 @@ class TARSGRPOTrainer(GRPOTrainer):
     def _send_telemetry(self) -> None:
         """Nothing: what runs where is nobody's business unless the user asks for it."""
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Our card, with a quick start for speech, and `run.json`, in the place of TRL's card."""
+        if self.is_world_process_zero():
+            write_run(self)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """The repository to push to: private unless `hub_private_repo=False`, refused if it holds something else."""
+        super().init_hf_repo(token, prepare_run(self, token, private))
+
     # ---- 1. Samplers -----------------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler:
@@ -277,6 +290,9 @@ class TARSGRPOTrainer(GRPOTrainer):
             self._prompts.append(prompt)
 
         clips: list[Any] = [prompt.features for prompt in self._prompts]
+        spread = self._dist.is_zero3 or self._dist.is_fsdp
+        if self.args.modalities != "text" and (spread or (self.accelerator.num_processes > 1 and not self.args.freeze_audio)):
+            self._spare = self._make_prompt(inputs[0], "speech")[1].features
         if self.args.freeze_audio:
             with torch.no_grad():
                 clips = self._encode(clips)
@@ -301,9 +317,15 @@ class TARSGRPOTrainer(GRPOTrainer):
     def _encode(self, clips: Sequence[Features | None]) -> list[Tensor | None]:
         """Audio embeddings of each row; a clip that several rows share is encoded once."""
         distinct = {id(clip): clip for clip in clips if clip is not None}
+        none = None
+        if self._spare is not None:
+            embeddings, none = encode_together(
+                self.architecture, self.accelerator, self.model, list(distinct.values()), self._spare
+            )
+        elif distinct:
+            embeddings = self.architecture.encode(self._base_model(), list(distinct.values()))
         if not distinct:
-            return [None] * len(clips)
-        embeddings = self.architecture.encode(self._base_model(), list(distinct.values()))
+            return [none, *[None] * (len(clips) - 1)]
         by_clip = dict(zip(distinct, embeddings, strict=True))
         return [by_clip.get(id(clip)) for clip in clips]
 

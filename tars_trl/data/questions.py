@@ -57,7 +57,7 @@ def load_questions(
         instruction: a text that stays written in both twins. If given, it also replaces the one of such rows.
         limit: keep this many rows, the first ones after shuffling.
         seed: shuffle with it; None keeps the order.
-        column_map: {their name: our name}, applied first.
+        column_map: {their name: our name}, applied first; "choices.text" names a field of a column.
         audio_required: False adds an empty `audio` column where there is none, for text-only runs and for synthesis.
         name: configuration, if the data set has several.
         revision: commit, tag or branch on the hub.
@@ -179,6 +179,9 @@ _CONVERTED_FROM = (
 
 
 def _renamed(dataset: Dataset, column_map: Mapping[str, str]) -> Dataset:
+    # "choices.text" is a field of the column "choices" (ARC, OpenBookQA): such columns are taken apart.
+    if any("." in name and name not in dataset.column_names for name in column_map):
+        dataset = dataset.flatten()
     unknown = [name for name in column_map if name not in dataset.column_names]
     if unknown:
         raise QuestionError(f"column_map names {unknown}: the data set has {dataset.column_names}. Correct the names.")

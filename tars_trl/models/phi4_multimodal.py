@@ -1,0 +1,147 @@
+"""Phi-4-multimodal: the native transformers class, with its own speech LoRA merged before anything else is done."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import Features, Prompt
+
+logger = logging.getLogger(__name__)
+
+MODEL_ID = "microsoft/Phi-4-multimodal-instruct"
+# The hub's main revision is remote code (`phi4mm`); this one holds the weights of the native class. transformers' own
+# integration tests load it too. It can go once the main revision does.
+NATIVE_REVISION = "refs/pr/70"
+SPEECH_LORA = "speech-lora"
+"""Subfolder of the checkpoint with the adapter that speech needs; a checkpoint without it is taken as merged."""
+
+
+class Phi4Multimodal:
+    """Phi-4-multimodal behind `tars_trl.models.SpeechLLM`; stateless.
+
+    Prompt and completion together stay within `config.original_max_position_embeddings` (4,096) tokens: beyond it the
+    class changes its rotary frequencies for a whole batch and starts its cache anew.
+    """
+
+    audio_modules = {
+        "audio tower": "model.embed_tokens_extend.audio_embed.encoder",
+        "audio projector": "model.embed_tokens_extend.audio_embed",  # what of it is not the tower
+        "vision tower": "model.embed_tokens_extend.image_embed",
+    }
+    lora_targets = r"(.*\.)?model\.layers\.\d+\.(self_attn\.(qkv|o)|mlp\.(gate_up|down))_proj"
+
+    def load(self, model_id: str = MODEL_ID, **kwargs: Any) -> Any:
+        """The native model, its speech LoRA merged; `revision` defaults to the native one of Microsoft's repository.
+
+        Raises:
+            ValueError: the speech LoRA does not fit the model.
+        """
+        from transformers import Phi4MultimodalForCausalLM
+
+        if model_id == MODEL_ID and kwargs.get("revision") is None:
+            kwargs["revision"] = NATIVE_REVISION
+        model = Phi4MultimodalForCausalLM.from_pretrained(model_id, **kwargs)
+        # TRL 1.16 reads the image placeholder of every multimodal model from here (`GRPOTrainer.__init__`).
+        model.config.image_token_id = model.config.vision_config.image_token_id
+        where = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if kwargs.get(name) is not None}
+        return self._with_speech_lora(model, model_id, where)
+
+    def _with_speech_lora(self, model: Any, model_id: str, where: dict[str, Any]) -> Any:
+        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+        from peft.utils import load_peft_weights
+        from transformers.utils.hub import cached_file
+
+        # None where there is no such file; other troubles (no network, no access) are errors, and so is Microsoft's
+        # own checkpoint without it.
+        required = model_id == MODEL_ID
+        found = cached_file(
+            model_id,
+            "adapter_config.json",
+            subfolder=SPEECH_LORA,
+            _raise_exceptions_for_missing_entries=required,
+            **where,
+        )
+        if found is None:
+            logger.warning("%s has no %s folder: taken as merged already.", model_id, SPEECH_LORA)
+            return model
+        config = LoraConfig.from_pretrained(model_id, subfolder=SPEECH_LORA, **where)
+        config.target_modules = (
+            self.lora_targets
+        )  # of the decoder alone; names in the file may also fit the audio tower
+        adapted = get_peft_model(model, config)
+        weights = load_peft_weights(model_id, device="cpu", subfolder=SPEECH_LORA, **where)
+        loaded = set_peft_model_state_dict(adapted, weights)
+        absent = [name for name in loaded.missing_keys if "lora_" in name]
+        if loaded.unexpected_keys or absent:
+            example = (loaded.unexpected_keys or absent)[0]
+            raise ValueError(
+                f"The adapter in {model_id}/{SPEECH_LORA} does not fit the model: {len(loaded.unexpected_keys)} "
+                f"tensors have no place and {len(absent)} places no tensor (such as {example}). Without it the model "
+                f"does not understand speech. Use revision={NATIVE_REVISION!r} of {MODEL_ID}, or a checkpoint in which "
+                "it is merged already."
+            )
+        model = adapted.merge_and_unload(safe_merge=True)
+        if hasattr(model, "peft_config"):  # left behind by peft 0.21; the next adapter would warn of a second one
+            del model.peft_config
+        return model
+
+    def prompt(
+        self, processor: Any, conversation: list[dict[str, Any]], waveform: np.ndarray | None, **kwargs: Any
+    ) -> Prompt:
+        """Prompt through the checkpoint's chat template and the real processor, an audio part as `<|audio|>`.
+
+        Contents are given as strings: the native checkpoint's template takes these as well as parts, the original
+        checkpoint's takes nothing else. A processor of transformers 5.23 has lost its template once it was loaded
+        (`Phi4MultimodalProcessor.__init__` does not name that argument); its tokenizer has it.
+        """
+        written = {"audio": processor.audio_token}
+        flat = [
+            {**turn, "content": "".join(written.get(part["type"]) or part["text"] for part in turn["content"])}
+            for turn in conversation
+        ]
+        template = processor if processor.chat_template else processor.tokenizer
+        text = template.apply_chat_template(flat, tokenize=False, add_generation_prompt=True, **kwargs)
+        if waveform is None:
+            return Prompt(processor(text=text)["input_ids"][0])
+        rate = processor.audio_processor.sampling_rate
+        inputs = processor(text=text, audio=[waveform], sampling_rate=rate, return_tensors="pt")
+        features = {name: inputs[name][0] for name in ("audio_input_features", "audio_embed_sizes")}
+        return Prompt(inputs["input_ids"][0].tolist(), features)
+
+    def encode(self, model: Any, clips: Sequence[Features]) -> list[Tensor]:
+        """Audio tower and speech projector; 12.5 embeddings a second.
+
+        Only clips of equal length share a pass: with `audio_attention_mask` the native encoder gives a padded clip
+        other embeddings than the clip alone.
+        """
+        audio = model.get_submodule(self.audio_modules["audio projector"])
+        weight = audio.up_proj_for_speech.weight
+        by_length: dict[int, list[int]] = {}
+        for number, clip in enumerate(clips):
+            by_length.setdefault(clip["audio_input_features"].size(0), []).append(number)
+        encoded: dict[int, Tensor] = {}
+        for numbers in by_length.values():
+            features = torch.stack([clips[number]["audio_input_features"] for number in numbers])
+            sizes = [int(clips[number]["audio_embed_sizes"]) for number in numbers]
+            # The class's own projection and placing, over rows that are nothing but placeholders.
+            ids = torch.full((len(numbers), sizes[0]), self.audio_token(model), device=weight.device)
+            empty = torch.zeros(*ids.shape, weight.size(0), dtype=weight.dtype, device=weight.device)
+            encoded |= zip(numbers, audio(ids, empty, features, audio_embed_sizes=sizes), strict=True)
+        return [encoded[number] for number in range(len(clips))]
+
+    def audio_token(self, model: Any) -> int:
+        """Id of `<|audio|>`."""
+        return int(model.config.audio_config.audio_token_id)
+
+    def unsampled_tokens(self, model: Any) -> list[int]:
+        """The audio and image placeholders."""
+        config = model.config
+        return sorted({config.audio_config.audio_token_id, config.vision_config.image_token_id})
+
+    def state_modules(self, model: Any) -> list[nn.Module]:
+        """All decoder layers but the last, and the final norm in place of the last."""
+        return [*model.model.layers[:-1], model.model.norm]
