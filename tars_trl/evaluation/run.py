@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
@@ -40,7 +41,7 @@ def evaluate(settings: EvaluationSettings) -> Path:
         ValueError, QuestionError, AudioError: settings or rows that cannot work, before a model is loaded.
     """
     # The slowest process may finish hours after the first, which waits for it; torch's own limit is 10 minutes.
-    state = PartialState(cpu=settings.use_cpu, timeout=timedelta(hours=24))
+    state = PartialState(cpu=settings.use_cpu or not torch.accelerator.is_available(), timeout=timedelta(hours=24))
     started = time.time()
     model_name, adapter = resolve(settings.model or "", settings.adapter)
     weights = {

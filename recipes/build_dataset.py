@@ -1,0 +1,32 @@
+"""Written multiple-choice questions to spoken ones, in the schema that the trainer reads.
+
+    python recipes/build_dataset.py --config recipes/data/openbookqa_local.yaml
+    python recipes/build_dataset.py --config recipes/data/mmlu_train.yaml --stage text
+    python recipes/build_dataset.py --config recipes/data/mmlu_train.yaml --stage speech --processes 16
+    python recipes/build_dataset.py --config recipes/data/mmlu_train.yaml --stage card --push_to USER/NAME
+
+Stages: `text` splits, puts into words and drops what cannot be spoken or leaks; `speech` speaks, checks and listens;
+`card` writes the data set card. Each prints what it kept, dropped and why. A build that was interrupted, by whatever,
+is continued by the same command. Nothing is uploaded without `--push_to`, and then privately.
+"""
+
+from pathlib import Path
+
+from tars_trl.cli import parse
+from tars_trl.data.build import build
+from tars_trl.data.build_settings import BuildSettings
+from tars_trl.data.dataset_card import count_table, push_dataset
+
+
+def main(args: list[str] | None = None) -> None:
+    """Build, print what was kept, and push if asked to."""
+    (settings,) = parse(BuildSettings, args=args)
+    print(count_table(build(settings)))
+    print(f"\n{settings.output}: rows in data/, what was dropped and why in .work/")
+    if settings.push_to is not None and settings.stage in ("all", "card"):
+        address = push_dataset(Path(settings.output).expanduser(), settings.push_to, public=settings.public)
+        print(f"Uploaded, {'public' if settings.public else 'private'}: {address}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""English text in the words in which it is said: numbers, units, formulas, symbols, abbreviations.
+
+Numbers are spelled by num2words; the rest is a list of rules that are applied in order. What no rule turns into words
+is refused, not guessed.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+
+class Unspeakable(ValueError):
+    """A question that cannot be asked aloud; `reason` is its class in one or two words."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+def plain(text: str) -> str:
+    """Lower case, without punctuation, one space between words; apostrophes inside words stay."""
+    kept = re.sub(r"(?<![a-z])'|'(?![a-z])|[^\w\s']|_", " ", text.lower())
+    return " ".join(kept.split())
+
+
+def in_words(text: str) -> str:
+    """Numbers, units, formulas, symbols and abbreviations in words.
+
+    Raises:
+        Unspeakable: something is left that no voice can say: a LaTeX command, an unknown symbol, another script.
+    """
+    for pattern, replacement in _RULES:
+        text = pattern.sub(replacement, text)
+    text = unicodedata.normalize("NFKC", text)
+    for pattern, replacement in _NUMBERS:
+        text = pattern.sub(replacement, text)
+    text = " ".join(text.split())
+    text = re.sub(r"\s+([,.;:?!])", r"\1", text)
+    text = re.sub(r"([,;:])[,.;:]*(?=[,;:])|,(?=[.?!])", "", text).strip(" ,;")
+    left = re.search(r"[^a-zA-Z\u00c0-\u024f\s,.;:?!'\u0300-\u036f-]", text)
+    if left:
+        latin = unicodedata.category(left[0]).startswith("S") or left[0].isascii()
+        raise Unspeakable("formula" if latin else "script", f"{left[0]!r} in {text!r}")
+    if not re.search(r"[a-zA-Z]", text):
+        raise Unspeakable("no text", f"{text!r} holds no word")
+    return text
+
+
+def spelled(number: int | str, kind: str = "cardinal") -> str:
+    try:
+        from num2words import num2words
+    except ImportError as error:
+        raise ImportError(
+            f"{number!r} has to be said in words, and num2words is not installed. Install the extra: "
+            'pip install "tars-trl[data]".'
+        ) from error
+    return num2words(number, to=kind).replace(",", "")
+
+
+def _number(match: re.Match) -> str:
+    """1,234.50 -> one thousand two hundred and thirty-four point five zero; a year as years are read."""
+    whole, _, decimals = match[0].replace(",", "").partition(".")
+    whole = whole or "0"
+    if len(whole) > 15 or (len(whole) > 1 and whole[0] == "0"):
+        said = " ".join(spelled(int(digit)) for digit in whole)
+    elif re.fullmatch(r"1[1-9]\d\d|20\d\d", match[0]):
+        said = spelled(int(whole), "year")
+    else:
+        said = spelled(int(whole))
+    tail = " ".join(spelled(int(digit)) for digit in decimals)
+    return f" {said} point {tail} " if tail else f" {said} "
+
+
+def _decade(match: re.Match) -> str:
+    """1990s -> nineteen nineties."""
+    said = spelled(int(match[1]), "year")
+    return f" {said[:-1]}ies " if said.endswith("y") else f" {said}s "
+
+
+def _clock(match: re.Match) -> str:
+    hours, minutes = int(match[1]), int(match[2])
+    if minutes == 0:
+        return f" {spelled(hours)} o'clock "
+    return f" {spelled(hours)} {'oh ' if minutes < 10 else ''}{spelled(minutes)} "
+
+
+def _money(match: re.Match) -> str:
+    name = {"$": "dollar", "€": "euro", "£": "pound"}[match[1]]
+    amount, _, cents = match[2].partition(".")
+    if len(cents) == 2 and not match[3]:
+        small = "pence" if name == "pound" else "cents"
+        return f"{amount} {name}s" + (f" and {int(cents)} {small}" if int(cents) else "")
+    one = match[2] == "1" and not match[3]
+    return f"{match[2]}{' ' + match[3] if match[3] else ''} {name if one else name + 's'}"
+
+
+def _unit(match: re.Match) -> str:
+    name = UNITS[match[2]]
+    first, *rest = name.split(" ")
+    if match[1] != "1":
+        first = {"foot": "feet", "hertz": "hertz"}.get(first, first + "s")
+    return f"{match[1]} {' '.join([first, *rest])}"
+
+
+def _fraction(match: re.Match) -> str:
+    halves = {"2": ("half", "halves"), "3": ("third", "thirds"), "4": ("quarter", "quarters")}
+    over, under = match[1], match[2]
+    if under in halves and int(over) < 10:
+        return f" {over} {halves[under][int(over) != 1]} "
+    return f" {over} over {under} "
+
+
+def _power(match: re.Match) -> str:
+    exponent = match[1].strip("{}()")
+    named = {"2": "squared", "3": "cubed"}.get(exponent)
+    return f" {named} " if named else f" to the power of {exponent.replace('-', 'minus ')} "
+
+
+def _formula(match: re.Match) -> str:
+    """H2O -> H 2 O; anything without a digit stays."""
+    text = match[0]
+    return " ".join(re.findall(r"[A-Z][a-z]?|\d+", text)) if any(c.isdigit() for c in text) else text
+
+
+def _table(entries: dict[str, str], before: str = "", after: str = "") -> tuple[re.Pattern, Callable]:
+    """A rule that replaces every key by its value."""
+    keys = "|".join(re.escape(key) for key in sorted(entries, key=len, reverse=True))
+    return re.compile(f"{before}({keys}){after}"), lambda match: entries[match[1]]
+
+
+UNITS = {  # without "in": after a number it is nearly always the preposition
+    **{"km/h": "kilometer per hour", "m/s": "meter per second", "mph": "mile per hour", "g/mL": "gram per milliliter"},
+    **{"km": "kilometer", "cm": "centimeter", "mm": "millimeter", "nm": "nanometer", "m": "meter", "ft": "foot"},
+    **{"kg": "kilogram", "mg": "milligram", "g": "gram", "lb": "pound", "lbs": "pound", "oz": "ounce"},
+    **{"mL": "milliliter", "ml": "milliliter", "L": "liter", "s": "second", "ms": "millisecond", "min": "minute"},
+    **{"Hz": "hertz", "kHz": "kilohertz", "MHz": "megahertz", "W": "watt", "kW": "kilowatt", "V": "volt"},
+    **{"J": "joule", "kJ": "kilojoule", "N": "newton", "Pa": "pascal", "kPa": "kilopascal", "atm": "atmosphere"},
+    **{"°C": "degree Celsius", "°F": "degree Fahrenheit", "K": "kelvin", "mol": "mole"},
+}
+_UNIT_KEYS = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
+ABBREVIATIONS = {
+    **{"e.g.": "for example", "i.e.": "that is", "etc.": "et cetera", "vs.": "versus", "cf.": "compare"},
+    **{"approx.": "approximately", "Dr.": "Doctor", "Mr.": "Mister", "Mrs.": "Missus", "Ms.": "Miz", "St.": "Saint"},
+    **{"Prof.": "Professor", "Jr.": "Junior", "Sr.": "Senior", "U.S.": "U S", "U.K.": "U K", "Fig.": "Figure"},
+    **{"and/or": "and or"},
+}
+SYMBOLS = {
+    **{"=": "equals", "≠": "is not equal to", "<": "is less than", ">": "is greater than", "+": "plus"},
+    **{"≤": "is at most", "≥": "is at least", "≈": "is about", "±": "plus or minus", "×": "times", "÷": "divided by"},
+    **{"−": "minus", "→": "leads to", "∞": "infinity", "√": "the square root of", "%": "percent", "&": "and"},
+    **{"@": "at", "#": "number", "§": "section", "°": "degrees", "·": "times", "∴": "therefore", "′": "prime"},
+    **{"∧": "and", "∨": "or", "⊃": "implies", "≡": "is equivalent to"},
+}
+GREEK = {chr(code): unicodedata.name(chr(code)).split()[-1].lower() for code in (*range(945, 962), *range(963, 970))}
+GREEK |= {name.upper(): word for name, word in GREEK.items() if name.upper() not in "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ"}
+GREEK |= {"λ": "lambda", "Λ": "lambda", "µ": "mu"}  # Unicode says LAMDA; µ is the sign before units
+_LATEX = {
+    **{r"\times": "×", r"\cdot": "×", r"\div": "÷", r"\pm": "±", r"\leq": "≤", r"\geq": "≥", r"\neq": "≠"},
+    **{r"\le": "≤", r"\ge": "≥", r"\approx": "≈", r"\infty": "∞", r"\%": "%", r"\$": "$", r"\rightarrow": "→"},
+    **{r"\left": "", r"\right": "", r"\,": " ", r"\;": " ", r"\degree": "°", r"\circ": "°"},
+    **{rf"\{word}": f" {word} " for word in GREEK.values()},
+}
+_SUPERSCRIPTS = {"⁰": "0", "¹": "1", "²": "2", "³": "3", "⁴": "4", "⁵": "5", "⁶": "6", "⁷": "7", "⁸": "8", "⁹": "9"}
+_VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅛": "1/8"}
+_ROMAN = {"II": "2", "III": "3", "VI": "6", "VII": "7", "VIII": "8", "IX": "9", "XI": "11", "XII": "12"}
+_PLACED = r"\b((?:[Ww]ar|[Tt]ype|[Pp]hase|[Pp]art|[Aa]rticle|[Tt]itle|[Aa]ct|[Cc]hapter|[Ss]tage|[Cc]lass) )"
+
+# In this order: what a later rule would take apart comes first.
+_RULES: list[tuple[re.Pattern, Any]] = [
+    (re.compile("\x80[\x98\x99]"), "'"),  # what is left of UTF-8 that was read as another encoding, in MMLU for one
+    (re.compile("\x80[\x93\x94]"), ", "),
+    (re.compile("[\x80-\x9f\u200b-\u200f\ufeff]|(?:^|(?<=\\s))\u2022(?=\\s)"), " "),
+    (re.compile("[\u2018\u2019\u02bc]"), "'"),
+    (re.compile("[\u201c\u201d\u00ab\u00bb\"`]|\\*\\*|''"), " "),
+    (re.compile("\u2026|\\.{3,}"), ", "),
+    (re.compile(r"(?<=\b\d{4})\s?[\u2013-]\s?(?=\d{2,4}\b)"), " to "),  # 1990-1995
+    (re.compile(r"(?<=\d)\u2013(?=\d)"), " to "),
+    (re.compile(r"(?<!\w)\u2013(?=\w)"), "−"),
+    (re.compile(r"(?<=\w)\u2013(?=\w)"), "-"),  # test–retest
+    (re.compile("\\s*[\u2014\u2015]\\s*|\\s[\u2013]\\s"), ", "),
+    # $…$ around mathematics, not the prices $5 and $6
+    (re.compile(r"(?<!\\)\$((?=[^$\n]*[\\^_=+])[^$\n]+|[^$\s]{1,15})\$(?!\d)"), r" \1 "),
+    (re.compile(r"\\[()\[\]]"), " "),
+    (re.compile(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"\\d?frac\{([^{}]*)\}\{([^{}]*)\}"), r"\1 over \2"),
+    (re.compile(r"\\sqrt\{([^{}]*)\}"), r"√ \1"),
+    _table(_LATEX, after=r"(?![a-z])"),
+    (
+        re.compile(f"([{''.join(_SUPERSCRIPTS)}]+)"),
+        lambda match: "^" + "".join(_SUPERSCRIPTS[c] for c in match[1]),
+    ),
+    _table(_VULGAR, before=r"\s?"),
+    _table(ABBREVIATIONS, before=r"(?<![\w.])"),
+    (re.compile(_PLACED + r"(IV|V|I)\b"), lambda match: match[1] + {"I": "1", "IV": "4", "V": "5"}[match[2]]),
+    _table(_ROMAN, before=r"\b", after=r"\b"),
+    (
+        re.compile(r"([$€£])\s?(\d[\d,]*(?:\.\d+)?)(?:\s(thousand|million|billion|trillion)\b)?"),
+        _money,
+    ),
+    (re.compile(r"\b(\d{3}0)'?s\b"), _decade),
+    (re.compile(r"\b([fghFGP])\(([a-zA-Z])\)"), r"\1 of \2"),
+    (
+        re.compile(rf"(?<![\d.,])(\d[\d,.]*)\s?({_UNIT_KEYS})(?![\w/])(?!-)"),
+        _unit,
+    ),
+    (re.compile(r"\^\s?(\{[^{}]*\}|\([^()]*\)|-?\w+)"), _power),
+    (re.compile(r"_\{?(\w+)\}?"), r" \1 "),
+    (re.compile(r"\b(?:[A-Z][a-z]?\d*){2,}\b"), _formula),
+    _table(GREEK),
+]  # fmt: skip
+_NUMBERS: list[tuple[re.Pattern, Any]] = [
+    (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b"), lambda match: f" {spelled(int(match[1]), 'ordinal')} "),
+    (re.compile(r"\b(1?\d|2[0-3]):([0-5]\d)\b"), _clock),
+    (re.compile(r"\b(\d+)[/\u2044](\d+)\b"), _fraction),
+    (re.compile(r"(?<=\w)\s*/\s*(?=\w)"), " or "),
+    (re.compile(r"(?<=[\d)])\s*\*\s*(?=[\d(A-Za-z])|(?<=\w)\s\*\s(?=\w)"), " times "),
+    (re.compile(r"(?<=\d)\s?[xX]\s?(?=\d)"), " times "),
+    (re.compile(r"~\s?(?=\d)"), " about "),
+    (re.compile(r"[~\u00ac]\s?(?=[A-Za-z(])"), " not "),
+    (re.compile(r"(?<=\w)\s-\s(?=[\w(])|(?<![\w-])-(?=\d|[a-z]\b)|(?:(?<=\b[a-z])|(?<=[)\]]))-(?=\d)"), " minus "),
+    _table({symbol: f" {words} " for symbol, words in SYMBOLS.items()}),
+    (re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?|\.\d+"), _number),
+    (re.compile(r"[()\[\]|\n]+"), ", "),
+    (re.compile(r"(?<!\w)[*_]|[*_](?!\w)|[{}~]|\s-+\s"), " "),
+]
