@@ -1,0 +1,206 @@
+"""Several trained arms side by side: how each is measured, and the table, over questions and seeds.
+
+Every arm is measured the same way: greedy completions of the same held-out questions, spoken and written. An arm's
+figure is the mean over its seeds; its interval is the bootstrap over questions of that mean, all seeds of a question
+together, so it is about other questions of the same kind. The spread over seeds is its own column.
+"""
+
+import csv
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from .evaluation.completions import complete
+from .evaluation.metrics import bootstrap_interval, paired_result
+from .rewards import accuracy_reward
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BASE = "base"
+"""Name of the untrained model in the table."""
+MODALITIES = ("speech", "text")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One trained model's answers to the held-out questions: whether each is right, in the order of the questions."""
+
+    speech: list[bool]
+    text: list[bool]
+    train_seconds: float | None = None
+    """Duration of its training as the trainer logged it; None for the untrained model."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One arm over its seeds. Accuracies, gap and their intervals in percent (points), time in minutes of a run."""
+
+    arm: str
+    seeds: int
+    speech: float
+    speech_low: float
+    speech_high: float
+    speech_sd: float | None
+    text: float
+    text_low: float
+    text_high: float
+    text_sd: float | None
+    gap: float
+    gap_low: float
+    gap_high: float
+    mrr: float | None
+    minutes: float | None
+
+
+def measure(
+    model: Any, processor: Any, rows: Sequence[Mapping[str, Any]], file: Path, *, batch_size: int, max_new_tokens: int
+) -> dict[str, Any]:
+    """Ask a model all questions in both modalities, greedily; every answer goes to `file`, one line each.
+
+    Returns:
+        whether each answer is right, by modality (`speech`, `text`), the share that was cut off (`speech_truncated`,
+        `text_truncated`), and the `seconds` it took.
+    """
+    result: dict[str, Any] = {}
+    start, lines = time.perf_counter(), []
+    asked = [dict(row) for row in rows]
+    for modality in MODALITIES:
+        done = complete(
+            model, processor, asked, modality, batch_size=batch_size, max_new_tokens=max_new_tokens  # type: ignore[arg-type]
+        )  # fmt: skip
+        right, truncated = [], 0
+        for row, completion in zip(asked, tqdm(done, modality, len(asked)), strict=True):
+            (accuracy,) = accuracy_reward([completion.text], [row["answer_index"]], [row["options"]])
+            right.append(accuracy == 1)
+            truncated += completion.truncated
+            lines.append({**asdict(completion), "correct": right[-1]})
+        result[modality] = right
+        result[f"{modality}_truncated"] = truncated / len(asked)
+    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    return {**result, "seconds": time.perf_counter() - start}
+
+
+def table(measured: Mapping[str, Sequence[Measured]], seed: int = 0) -> list[TableRow]:
+    """A row for each arm, in the order given.
+
+    Args:
+        measured: arm to its trained models, one a seed; `BASE`, where it is there, gives the MRR's denominator (the
+            untrained model's text accuracy), else each arm's own text accuracy does.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: arms were asked different numbers of questions.
+    """
+    sizes = {len(run.speech) for runs in measured.values() for run in runs}
+    if len(sizes) != 1:
+        raise ValueError(f"Arms were asked {sorted(sizes)} questions. Measure all of them on the same ones.")
+    reference = _mean(measured[BASE][0].text) if BASE in measured else None
+    return [_row(arm, runs, reference, seed) for arm, runs in measured.items()]
+
+
+def _row(arm: str, runs: Sequence[Measured], reference: float | None, seed: int) -> TableRow:
+    figures: dict[str, Any] = {}
+    by_question = {}  # means over seeds
+    for modality in MODALITIES:
+        answers = [getattr(run, modality) for run in runs]
+        by_question[modality] = [_mean(question) for question in zip(*answers, strict=True)]
+        figures[modality] = _mean(by_question[modality])
+        figures[f"{modality}_low"], figures[f"{modality}_high"] = _interval([by_question[modality]], None, seed)
+        spread = statistics.stdev(map(_mean, answers)) if len(runs) > 1 else None
+        figures[f"{modality}_sd"] = spread
+    figures["gap"] = figures["text"] - figures["speech"]
+    both = [by_question["speech"], by_question["text"]]
+    figures["gap_low"], figures["gap_high"] = _interval(both, lambda speech, text: text - speech, seed)
+    percent: dict[str, Any] = {name: value if value is None else 100 * value for name, value in figures.items()}
+    # The MRR is linear in speech accuracy, so the mean over seeds is that of the means.
+    results = [paired_result(run.speech, run.text, None if reference is None else 100 * reference) for run in runs]
+    rates = [result["mrr"] for result in results if result["mrr"] is not None]
+    times = [run.train_seconds for run in runs if run.train_seconds is not None]
+    return TableRow(
+        arm=arm,
+        seeds=len(runs),
+        mrr=_mean(rates) if len(rates) == len(runs) else None,
+        minutes=_mean(times) / 60 if times else None,
+        **percent,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _interval(columns: Sequence[Sequence[float]], statistic: Any, seed: int) -> tuple[float, float]:
+    found = bootstrap_interval(columns, statistic, seed=seed)
+    assert found is not None  # a mean and a difference are defined for every resample
+    return found
+
+
+# ---- Output --------------------------------------------------------------------------------------------------------
+
+
+def markdown(rows: Sequence[TableRow], notes: str) -> str:
+    """The table as Markdown, with 95 % intervals in brackets, and `notes` below."""
+    lines = [
+        "| arm | seeds | speech, % | text, % | gap, points | MRR, % | training, min |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [row.arm, str(row.seeds) if row.arm != BASE else ""]
+        cells += [_with_interval(row, name) for name in (*MODALITIES, "gap")]
+        cells += ["undefined" if row.mrr is None else f"{row.mrr:.1f}"]
+        cells += ["" if row.minutes is None else f"{row.minutes:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", notes, ""])
+
+
+def _with_interval(row: TableRow, name: str) -> str:
+    value, low, high = (getattr(row, name + end) for end in ("", "_low", "_high"))
+    spread = getattr(row, f"{name}_sd", None)
+    shown = f"{value:.1f}" if spread is None else f"{value:.1f} ± {spread:.1f}"
+    return f"{shown} [{low:.1f}, {high:.1f}]"
+
+
+def write_csv(rows: Sequence[TableRow], path: Path) -> None:
+    """The table as CSV, unrounded; an empty cell where a figure does not exist."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(TableRow.__dataclass_fields__))
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def figure(rows: Sequence[TableRow], measured: Mapping[str, Sequence[Measured]]) -> "Figure":
+    """Accuracies of the arms, the first on top: means with 95 % intervals, and a faint mark for every seed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from .plots import COLORS, MARKERS
+
+    drawn = Figure(figsize=(7.5, 1.2 + 0.45 * len(rows)), dpi=100, layout="constrained")
+    FigureCanvasAgg(drawn)
+    axes = drawn.subplots()
+    for place, row in enumerate(rows):
+        for modality, shift in (("speech", 0.13), ("text", -0.13)):
+            value, low, high = (getattr(row, modality + end) for end in ("", "_low", "_high"))
+            look: dict[str, Any] = {"color": COLORS[modality], "marker": MARKERS[modality]}
+            label = modality if place == 0 else None
+            ends = [[value - low], [high - value]]
+            axes.errorbar(value, place + shift, xerr=ends, linestyle="none", elinewidth=1.2, label=label, **look)
+            seeds = [100 * _mean(getattr(run, modality)) for run in measured[row.arm]]
+            if len(seeds) > 1:
+                axes.plot(seeds, [place + shift] * len(seeds), linestyle="none", alpha=0.35, markersize=4, **look)
+    axes.set_yticks(range(len(rows)), [row.arm for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy (%), 95 % intervals; faint: single seeds")
+    axes.set_title("Held-out questions, spoken and written", loc="left", weight="bold", fontsize=11)
+    axes.grid(axis="x", color="#E4E4E4")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return drawn

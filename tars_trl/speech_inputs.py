@@ -1,0 +1,273 @@
+"""Speech for TRL's supervised trainers: what `SpeechSFTTrainer` and `SpeechDPOTrainer` share.
+
+TRL pads, batches and scores token ids. Beside them go the features of each row's clip; they are encoded once a batch,
+and `placed_audio` puts them into the token embeddings of every forward pass, as in `TARSGRPOTrainer`. So model, LoRA
+targets, prompts and audio are the same for every method that is compared.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoConfig, AutoProcessor, set_seed
+
+from .audio import check_audio, load_audio
+from .config import setting
+from .models import Features, SpeechLLM, architecture_of, placed_audio
+from .report import format_trainable, trainable_table
+from .rewards import completion_text
+from .twins import spoken_prompt
+
+Row = dict[str, Any]
+
+
+@dataclass
+class SpeechSettings:
+    """What a supervised run on speech may set beside TRL's settings; the same names as in `TARSGRPOConfig`.
+
+    Raises:
+        ValueError: a value that cannot work; the message says what was given, why it fails and what to do.
+    """
+
+    max_length: int | None = setting(None, "Must stay None: what is cut may be audio. Limit max_audio_seconds instead.")
+    lora_r: int = setting(8, "Rank of LoRA on the language model's linear layers; 0 trains it whole (paper: 8).")
+    lora_alpha: int = setting(32, "Scale of LoRA (paper, table 5: 32).")
+    lora_dropout: float = setting(0.05, "Dropout of LoRA (released code of TARS).")
+    max_audio_seconds: float = setting(30.0, "Longer clips are refused before training; audio is never truncated.")
+    on_bad_audio: str = setting("refuse", "`refuse` to start with unusable clips, or `skip` and count them.")
+
+    def __post_init__(self) -> None:
+        if self.max_length is not None:
+            raise ValueError(
+                f"max_length={self.max_length} would cut rows, and with them audio tokens. Leave it None; limit "
+                "max_audio_seconds here and the completions where they are sampled."
+            )
+        for name in ("lora_r", "lora_alpha"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}={value!r} is not a whole number. Give a whole number of 0 or more.")
+        for name in ("lora_dropout", "max_audio_seconds"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise ValueError(f"{name}={value!r} is not a finite number of 0 or more. Give one, such as 30.0.")
+        if self.on_bad_audio not in ("refuse", "skip"):
+            raise ValueError(f"on_bad_audio={self.on_bad_audio!r} is not a choice. Use refuse or skip.")
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # the same YAML then runs with a GPU and without
+        parent: Any = super()
+        parent.__post_init__()
+
+
+class SpeechTrainer:
+    """Mixin in front of one of TRL's supervised trainers. The only changes with respect to that one are:
+
+    1. The data collator: rows stay as they are, and are tokenised with their audio when a batch is made.
+    2. Audio embeddings are placed into all forward passes of `compute_loss`.
+
+    Arguments are those of TRL's trainer; with no `peft_config` the LoRA of `SpeechSettings` is used. Data sets have the
+    columns `prompt` (the conversation in its written form), `audio` (its last question spoken), `key`, and those of
+    `completions`. The audio tower, the projector and the vision tower stay as they are.
+
+    Raises:
+        ValueError: settings or data that cannot work, before anything is trained.
+    """
+
+    completions: tuple[str, ...]
+    """Columns that hold completions: text, or a conversation of one assistant message."""
+    padding: Any
+    """TRL's collator class for token ids."""
+
+    args: Any
+    model: Any
+    accelerator: Any
+
+    def __init__(
+        self,
+        model: Any,
+        args: Any,  # a SpeechSettings that is also TRL's settings
+        train_dataset: Dataset,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: Any = None,
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        **kwargs: Any,
+    ):
+        train_dataset = checked(train_dataset, self.completions, args)
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: checked(dataset, self.completions, args) for name, dataset in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = checked(eval_dataset, self.completions, args)
+        if isinstance(model, str):
+            model = _load(model, args, quantization_config)
+        base = model.get_base_model() if is_peft_model(model) else model
+        self.architecture = architecture_of(base.config.model_type)
+        for path in self.architecture.audio_modules.values():
+            base.get_submodule(path).requires_grad_(False)
+        if peft_config is None and args.lora_r > 0 and not is_peft_model(model):
+            peft_config = LoraConfig(
+                r=args.lora_r,
+                lora_alpha=args.lora_alpha,
+                lora_dropout=args.lora_dropout,
+                target_modules=self.architecture.lora_targets,
+                task_type="CAUSAL_LM",
+            )
+        processor = processing_class or AutoProcessor.from_pretrained(base.config.name_or_path, padding_side="left")
+        pad = self.padding(processor.tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of)
+        end = end_of_turn(processor, end_tokens_of(base, processor))
+        parent: Any = super()
+        parent.__init__(
+            model=model,
+            args=args,
+            data_collator=SpeechCollator(processor, self.architecture, end, pad, self.example),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processor,
+            peft_config=peft_config,
+            **kwargs,
+        )
+        self._report_trainable()
+
+    @staticmethod
+    def example(prompt_ids: list[int], completion_ids: Callable[[str], list[int]]) -> dict[str, list[int]]:
+        """What `padding` takes out of a row: from its prompt's ids and those of the completion in a column."""
+        raise NotImplementedError
+
+    def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss, the audio of the batch in every pass; a pass may hold the rows twice, chosen and rejected."""
+        batch = {name: value for name, value in inputs.items() if name != "audio"}
+        parent: Any = super()
+        with self._audio(inputs["audio"]):
+            return parent.compute_loss(model, batch, *args, **kwargs)
+
+    @contextmanager
+    def _audio(self, clips: Sequence[Features]) -> Iterator[None]:
+        base = self._base_model()
+        with torch.no_grad():
+            rows = self.architecture.encode(base, clips)
+        with placed_audio(base.get_input_embeddings(), self.architecture.audio_token(base), rows):
+            yield
+
+    def _base_model(self) -> Any:
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if is_peft_model(model) else model
+
+    def _report_trainable(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        table = trainable_table(self._base_model(), self.architecture.audio_modules)
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "trainable.json").write_text(json.dumps(table, indent=2) + "\n")
+        print(format_trainable(table))
+
+    def _send_telemetry(self) -> None:
+        """Nothing: what runs where is nobody's business unless the user asks for it."""
+
+
+def _load(model_id: str, args: Any, quantization_config: Any) -> Any:
+    """The text-producing model alone, where TRL would load the class that the checkpoint's config names."""
+    set_seed(args.seed)
+    options = dict(args.model_init_kwargs or {})
+    options.setdefault("dtype", "float32")  # as TRL
+    options.setdefault("trust_remote_code", args.trust_remote_code)
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    names = ("revision", "trust_remote_code", "token", "cache_dir")
+    config = AutoConfig.from_pretrained(model_id, **{name: options[name] for name in names if name in options})
+    args.model_init_kwargs = None
+    return architecture_of(config.model_type).load(model_id, **options)
+
+
+def checked(dataset: Any, columns: Sequence[str], args: Any) -> Dataset:
+    """`dataset` with usable audio, if it has the columns `prompt`, `audio` and `key`, and `columns`.
+
+    Raises:
+        ValueError: another kind of settings or of data set, or a column is missing.
+        AudioError: clips that cannot be used, unless `on_bad_audio` is `skip`.
+    """
+    if not isinstance(args, SpeechSettings):
+        raise ValueError(
+            f"args is a {type(args).__name__}, which says nothing about audio and LoRA. Give a SpeechSFTConfig or "
+            "SpeechDPOConfig: TRL's settings keep their names in it."
+        )
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"The data set is a {type(dataset).__name__}; its audio can be checked in a datasets.Dataset only. "
+            "Load it without streaming, for example with tars_trl.data.load_questions."
+        )
+    missing = [name for name in ("prompt", "audio", "key", *columns) if name not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            f"The data set has the columns {dataset.column_names}: {missing} are missing, so there is nothing to "
+            "train on. Build it with recipes/build_preferences.py, or rename columns."
+        )
+    return check_audio(dataset, max_seconds=args.max_audio_seconds, on_error=args.on_bad_audio)
+
+
+def end_of_turn(processor: Any, end_tokens: Sequence[int]) -> list[int]:
+    """Token ids behind an assistant's text, as the chat template writes them, up to the first one that ends a turn.
+
+    Args:
+        end_tokens: ids at which generation stops.
+
+    Raises:
+        ValueError: no such token follows, so that a trained model would not know when to stop.
+    """
+    said = "tars-trl"
+    turns = [{"role": "user", "content": said}, {"role": "assistant", "content": said}]
+    written = processor.apply_chat_template([turns], tokenize=False)
+    text = written[0] if isinstance(written, list) else written
+    ids = processor.tokenizer(text.rpartition(said)[2], add_special_tokens=False)["input_ids"]
+    ends = [place for place, token in enumerate(ids) if token in end_tokens]
+    if not ends:
+        raise ValueError(
+            f"The chat template writes {text.rpartition(said)[2]!r} behind an assistant's turn, which holds none of "
+            f"the tokens {list(end_tokens)} that end a generation: the model would not learn to stop. Correct the "
+            "chat template, or eos_token_id of the generation config."
+        )
+    return list(ids[: ends[0] + 1])
+
+
+def end_tokens_of(model: Any, processor: Any) -> list[int]:
+    """Ids at which a model's generation stops, sorted."""
+    ends = model.generation_config.eos_token_id
+    return sorted({processor.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
+
+
+@dataclass
+class SpeechCollator:
+    """Rows to a padded batch: each prompt with its question spoken, through the architecture's own prompt builder.
+
+    What is padded is TRL's: `pad` is one of its collators, `example` makes what that one takes (see `SpeechTrainer`).
+    The clips' features are added under `audio`, one a row. Nothing is truncated.
+    """
+
+    processor: Any
+    architecture: SpeechLLM
+    end: list[int]
+    """Token ids behind every completion."""
+    pad: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    example: Callable[[list[int], Callable[[str], list[int]]], dict[str, list[int]]]
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Batch of `rows`, with the keys of TRL's collator and `audio`."""
+        examples, clips = [], []
+        for row in rows:
+            prompt = self.architecture.prompt(self.processor, spoken_prompt(row["prompt"]), load_audio(row["audio"]))
+            completions = functools.partial(self.completion_ids, row)
+            examples.append(self.example(prompt.ids, completions))
+            clips.append(prompt.features)
+        return {**self.pad(examples), "audio": clips}
+
+    def completion_ids(self, row: Row, column: str) -> list[int]:
+        """Token ids of the completion in a column, the end of its turn added."""
+        text = completion_text(row[column])
+        return [*self.processor.tokenizer(text, add_special_tokens=False)["input_ids"], *self.end]
