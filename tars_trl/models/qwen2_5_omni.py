@@ -33,8 +33,10 @@ class Qwen2_5OmniThinker:
         text = processor.apply_chat_template([conversation], tokenize=False, add_generation_prompt=True, **kwargs)
         if waveform is None:
             return Prompt(processor(text=text)["input_ids"][0])
-        # Silence of one analysis window behind the clip makes its last frame the same as with padding to 300 s.
+        # A processor loaded with `padding_side="left"`, for its tokenizer, would put silence before the clip.
         extractor = processor.feature_extractor
+        extractor.padding_side = "right"
+        # Silence of one analysis window behind the clip makes its last frame the same as with padding to 300 s.
         padded = -(-(len(waveform) + extractor.n_fft) // extractor.hop_length) * extractor.hop_length
         inputs = processor(text=text, audio=[waveform], max_length=padded, truncation=False, return_tensors="pt")
         length = int(inputs["feature_attention_mask"].sum())

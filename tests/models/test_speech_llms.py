@@ -204,6 +204,21 @@ def test_lora_touches_the_language_model_alone(speech_llm):
     assert len(trained) == 2 * len(inside)
 
 
+def test_a_left_padding_processor_changes_no_clip(speech_llm, tmp_path):
+    """TRL and recipes load processors with `padding_side="left"`; that is for token ids, and not for waveforms."""
+    architecture, _, processor = speech_llm
+    processor.save_pretrained(tmp_path)
+    left = type(processor).from_pretrained(tmp_path, padding_side="left", truncation_side="left")
+    row = question(0, 0.93)
+    one, other = (
+        architecture.prompt(loaded, spoken_prompt(row["prompt"]), load_audio(row["audio"]))
+        for loaded in (processor, left)
+    )
+    assert one.ids == other.ids
+    for name, features in one.features.items():
+        assert torch.equal(features, other.features[name]), name
+
+
 def test_unknown_architecture_is_named():
     with pytest.raises(ValueError, match="model_type='llama' is not supported"):
         architecture_of("llama")
