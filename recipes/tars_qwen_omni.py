@@ -8,12 +8,10 @@ The paper's setting, GPUs (one line):
 Any setting can be overridden behind the file, for example `--learning_rate 1e-5 --representation_weight 0`.
 """
 
-import os
-
 from transformers import AutoProcessor
-from transformers.trainer_utils import get_last_checkpoint
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, accuracy_reward, format_reward, load_questions
+from tars_trl.checkpoints import last_checkpoint
 from tars_trl.cli import ModelAndData, parse
 
 
@@ -42,7 +40,7 @@ def main() -> None:
     )
     resume = config.resume_from_checkpoint
     if resume == "last":
-        resume = get_last_checkpoint(config.output_dir) if os.path.isdir(config.output_dir) else None
+        resume = last_checkpoint(config.output_dir)
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     trainer.save_state()

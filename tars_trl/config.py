@@ -52,6 +52,12 @@ class TARSGRPOConfig(GRPOConfig):
     )
     behavior_batch_size: int = setting(32, "Texts a forward pass of the embedding model, per process.")
 
+    # Order of the questions; rollouts.
+    curriculum: str | None = setting(None, "Column to order the questions by, ascending; None shuffles them.")
+    vllm_parity_tolerance: float = setting(
+        1.0, "Most nats between vLLM's greedy tokens and the model's, checked before step 0; 0 leaves it out."
+    )
+
     # What is trained.
     lora_r: int = setting(8, "Rank of LoRA on the language model's linear layers; 0 trains it whole (paper: 8).")
     lora_alpha: int = setting(32, "Scale of LoRA (paper, table 5: 32).")
@@ -88,12 +94,21 @@ class TARSGRPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
                 raise ValueError(f"{name}={value!r} is not a whole number. Give a whole number of 0 or more.")
-        for name in ("representation_weight", "behavior_weight", "format_weight", "lora_dropout", "max_audio_seconds"):
+        for name in (
+            "representation_weight",
+            "behavior_weight",
+            "format_weight",
+            "lora_dropout",
+            "max_audio_seconds",
+            "vllm_parity_tolerance",
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise ValueError(f"{name}={value!r} is not a finite number of 0 or more. Give one, such as 1.0.")
         if isinstance(self.rep_layers, str) and self.rep_layers not in LAYER_SETS:
             self.rep_layers = _numbers(self.rep_layers)  # type: ignore[assignment] # argparse has no str | list
+        if self.curriculum is not None:
+            self.shuffle_dataset = False
         if self.modalities == "both":
             self._check_twins()
         if self.reference == "best" and self.representation_weight == 0 and self.aligned:

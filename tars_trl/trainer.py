@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset
@@ -18,9 +19,10 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from .alignment import BehaviorEncoder, StatePooler, best_references, compare, layer_indices
-from .audio import check_audio, load_audio
+from .audio import TARGET_RATE, check_audio, load_audio
 from .callbacks import use_twin_progress
 from .card import write_run
+from .checkpoints import ResumableSampler
 from .config import TARSGRPOConfig
 from .health import HealthCallback
 from .hub import prepare_run
@@ -28,6 +30,7 @@ from .models import Features, Prompt, architecture_of, placed_audio
 from .report import format_trainable, trainable_table
 from .rewards import completion_text
 from .sharding import encode_together
+from .twin_metrics import twin_metrics
 from .twins import (
     draw_references,
     modality_of,
@@ -36,6 +39,7 @@ from .twins import (
     spoken_prompt,
     written_prompt,
 )
+from .vllm_rollouts import VLLMRollouts, check_supported
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ def behavior_alignment(prompts: list, **kwargs: Any) -> list[None]:
     return [None] * len(prompts)
 
 
-class TARSGRPOTrainer(GRPOTrainer):
+class TARSGRPOTrainer(VLLMRollouts, GRPOTrainer):
     """Trajectory Alignment for Reasoning in Speech (TARS, ACL 2026, arXiv 2601.05543).
 
     The only changes with respect to `GRPOTrainer` are:
@@ -61,9 +65,12 @@ class TARSGRPOTrainer(GRPOTrainer):
        written. They lie as two ordinary TRL groups side by side, so TRL's group mean is the mean over one modality of
        one question (paper, advantage per modality).
     2. Each row is tokenised, sampled, scored and updated under its own prompt.
-    3. Clips are encoded once a generation and put into the token embeddings of every forward pass of their rows.
-    4. Hidden states are pooled while completions are sampled, and two more reward columns, R_rep and R_beh, compare a
-       spoken completion with a correct written one; they are NaN on written rows.
+    3. Clips are encoded once a generation and put into the token embeddings of every forward pass of their rows, also
+       where the parameters are spread over processes (`sharding`). With `use_vllm` they go to vLLM, too
+       (`vllm_rollouts`).
+    4. Hidden states are pooled while completions are sampled (with vLLM, while the old log-probs are computed), and two
+       more reward columns, R_rep and R_beh, compare a spoken completion with a correct written one; they are NaN on
+       written rows.
     5. Metrics by modality, and the gap.
 
     Arguments are those of `GRPOTrainer`. `train_dataset` and `eval_dataset` hold rows as in `tars_trl.data`: `prompt`,
@@ -97,14 +104,14 @@ class TARSGRPOTrainer(GRPOTrainer):
             )
         if args is None:
             args = TARSGRPOConfig("tars-output")
-        if args.use_vllm and args.modalities != "text":
-            raise ValueError("use_vllm=True does not send audio to vLLM yet. Set use_vllm=False for spoken questions.")
 
         if isinstance(model, str):
             model = self._load(model, args, quantization_config)
             quantization_config = None
         base = model.get_base_model() if is_peft_model(model) else model
         self.architecture = architecture_of(base.config.model_type)
+        if args.use_vllm:
+            check_supported(base.config.model_type)
         if args.freeze_audio:
             for path in self.architecture.audio_modules.values():
                 base.get_submodule(path).requires_grad_(False)
@@ -122,7 +129,7 @@ class TARSGRPOTrainer(GRPOTrainer):
         args.generation_kwargs = {**(args.generation_kwargs or {}), "suppress_tokens": sorted(suppressed)}
 
         reward_funcs = self._with_alignment(reward_funcs, args)
-        train_dataset = self._checked(train_dataset, args)
+        train_dataset = self._ordered(self._checked(train_dataset, args), args)
         if isinstance(eval_dataset, dict):
             eval_dataset = {name: self._checked(dataset, args) for name, dataset in eval_dataset.items()}
         elif eval_dataset is not None:
@@ -141,6 +148,11 @@ class TARSGRPOTrainer(GRPOTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
+        if self._dist.fsdp_version == 1 and args.modalities != "text":
+            raise ValueError(
+                "FSDP 1 flattens the audio tower's parameters, and clips are encoded outside of the forward pass that "
+                "restores them. Use FSDP 2 (recipes/accelerate/fsdp2.yaml) or DeepSpeed."
+            )
         if args.modalities == "both":  # from here on a TRL group is one twin; the samplers still repeat for both
             self.num_generations //= 2
             self.num_generations_eval //= 2
@@ -155,8 +167,11 @@ class TARSGRPOTrainer(GRPOTrainer):
             self._behavior = BehaviorEncoder(args.behavior_model, device, args.behavior_batch_size)
         self._rows: list[Row] = []  # of the generation under way, on this process
         self._prompts: list[Prompt] = []
+        self._waveforms: list[list | None] = []  # as vLLM takes them
         self._spare: Features | None = None  # a clip for processes without one, where all have to encode
         self._pooler: StatePooler | None = None
+
+        self._start_vllm(suppressed)
 
         use_twin_progress(self)
         if args.health_steps:
@@ -226,6 +241,18 @@ class TARSGRPOTrainer(GRPOTrainer):
             return dataset.remove_columns("audio") if "audio" in dataset.column_names else dataset
         return check_audio(dataset, max_seconds=args.max_audio_seconds, on_error=args.on_bad_audio)
 
+    @staticmethod
+    def _ordered(dataset: Dataset, args: TARSGRPOConfig) -> Dataset:
+        if args.curriculum is None:
+            return dataset
+        if args.curriculum not in dataset.column_names:
+            raise ValueError(
+                f"curriculum={args.curriculum!r} is no column of the training questions "
+                f"({', '.join(dataset.column_names)}), so they cannot be ordered by it. Name one that is, or leave it "
+                "out to shuffle."
+            )
+        return dataset.sort(args.curriculum)
+
     def _base_model(self) -> Any:
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if is_peft_model(model) else model
@@ -254,7 +281,8 @@ class TARSGRPOTrainer(GRPOTrainer):
     # ---- 1. Samplers -----------------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler:
-        return RepeatSampler(
+        return ResumableSampler(
+            lambda: self.state.epoch,
             data_source=self.train_dataset if dataset is None else dataset,
             mini_repeat_count=self.args.num_generations,
             batch_size=self.args.generation_batch_size // self.args.num_generations,
@@ -278,41 +306,43 @@ class TARSGRPOTrainer(GRPOTrainer):
         group = self._group_size("train" if self.model.training else "eval")
         first = self.accelerator.process_index * len(inputs)
         self._rows, self._prompts = [], []
-        made: dict[tuple[str, str], tuple[list, Prompt]] = {}  # by question and modality: each is prepared once
+        self._waveforms = []
+        made: dict[tuple[str, str], tuple] = {}  # by question and modality: each is prepared once
         for number, row in enumerate(inputs):
             modality = modality_of(first + number, group, self.args.modalities)
             key = question_key(row)
             if (key, modality) not in made:
                 made[key, modality] = self._make_prompt(row, modality)
-            conversation, prompt = made[key, modality]
+            conversation, prompt, waveform = made[key, modality]
             columns = {name: value for name, value in row.items() if name != "audio"}
             self._rows.append({**columns, "prompt": conversation, "modality": modality, "key": key})
             self._prompts.append(prompt)
+            self._waveforms.append(None if waveform is None else [(waveform, TARGET_RATE)])
 
         clips: list[Any] = [prompt.features for prompt in self._prompts]
         spread = self._dist.is_zero3 or self._dist.is_fsdp
-        if self.args.modalities != "text" and (spread or (self.accelerator.num_processes > 1 and not self.args.freeze_audio)):
+        if self.args.modalities != "text" and (
+            spread or (self.accelerator.num_processes > 1 and not self.args.freeze_audio)
+        ):
             self._spare = self._make_prompt(inputs[0], "speech")[1].features
         if self.args.freeze_audio:
             with torch.no_grad():
                 clips = self._encode(clips)
+        with _without_dropout(self.model):
+            self._check_parity(clips, self._waveforms)
         with self._audio(clips), _without_dropout(self.model):
             output = super()._generate_and_score_completions(self._rows)
         output["audio"] = clips
-        self._pooler = None
+        self._pooler, self._waveforms = None, []
         return output
 
-    def _make_prompt(self, row: Row, modality: str) -> tuple[list, Prompt]:
-        """The conversation as logs and reward functions see it, and what the model gets."""
+    def _make_prompt(self, row: Row, modality: str) -> tuple[list, Prompt, np.ndarray | None]:
+        """The conversation as logs and reward functions see it, what the model gets, and the clip."""
         spoken = modality == "speech"
         conversation = spoken_prompt(row["prompt"]) if spoken else written_prompt(row["prompt"])
-        prompt = self.architecture.prompt(
-            self.processing_class,
-            conversation,
-            load_audio(row["audio"]) if spoken else None,
-            **self.chat_template_kwargs,
-        )
-        return spoken_prompt(row["prompt"], transcript=True) if spoken else conversation, prompt
+        waveform = load_audio(row["audio"]) if spoken else None
+        prompt = self.architecture.prompt(self.processing_class, conversation, waveform, **self.chat_template_kwargs)
+        return spoken_prompt(row["prompt"], transcript=True) if spoken else conversation, prompt, waveform
 
     def _encode(self, clips: Sequence[Features | None]) -> list[Tensor | None]:
         """Audio embeddings of each row; a clip that several rows share is encoded once."""
@@ -359,7 +389,15 @@ class TARSGRPOTrainer(GRPOTrainer):
         num_generations: int,
         has_tool_images: bool = False,
     ) -> tuple[list[list[int]], Any]:
-        if not (self.args.aligned and self.args.representation_weight):
+        pooled = self.args.aligned and self.args.representation_weight
+        if self.use_vllm:  # which takes the clips where TRL has images
+            sampled = super()._generate_single_turn(
+                prompt_ids, self._waveforms, multimodal_fields, num_generations, has_tool_images
+            )
+            if pooled:
+                self._pool_sampled(sampled[0])
+            return sampled
+        if not pooled:
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
@@ -389,7 +427,18 @@ class TARSGRPOTrainer(GRPOTrainer):
             if self.mask_truncated_completions:
                 complete &= ~clipped
             self._align(rewards, inputs, completions, complete, group, mode)
-        self._log_twins(rewards, lengths, clipped, group, mode)
+        metrics = twin_metrics(
+            rewards,
+            self.reward_weights,
+            self.reward_func_names,
+            lengths,
+            clipped,
+            group_size=group,
+            modalities=self.args.modalities,
+            correct=self.args.reference_reward,
+        )
+        for name, value in metrics.items():
+            self._metrics[mode][name].append(value)
         return rewards
 
     def _gathered(self, values: list, device: torch.device) -> Tensor:
@@ -464,39 +513,6 @@ class TARSGRPOTrainer(GRPOTrainer):
             for name, part in zip(("first", "middle", "last"), by_layer.tensor_split(3), strict=True):
                 if len(part):
                     self._metrics[mode][f"alignment/layer_similarity/{name}_third"].append(part.mean().item())
-
-    def _log_twins(self, rewards: Tensor, lengths: Tensor, clipped: Tensor, group: int, mode: str) -> None:
-        """Metrics by modality, as TRL has them over all rows; over this generation, all processes together."""
-        metrics = self._metrics[mode]
-        total = (rewards * self.reward_weights.to(rewards)).nansum(dim=1)
-        total[rewards.isnan().all(dim=1)] = torch.nan
-        modality = [modality_of(number, group, self.args.modalities) for number in range(len(rewards))]
-        size = group // 2 if self.args.modalities == "both" else group
-        accuracy = {}
-        for name in dict.fromkeys(modality):
-            rows = torch.tensor([found == name for found in modality], device=rewards.device)
-            grouped = total[rows].view(-1, size)
-            std = (grouped - grouped.nanmean(1, keepdim=True)).square().nanmean(1).sqrt()
-            values = {
-                "reward": total[rows].nanmean(),
-                "reward_std": std.nanmean(),
-                "frac_reward_zero_std": std.isclose(torch.zeros_like(std)).float().mean(),
-                "completion_length": lengths[rows].float().mean(),
-                "clipped_ratio": clipped[rows].float().mean(),
-            }
-            columns = (("accuracy", self.args.reference_reward), ("format", "format_reward"))
-            for metric, column in columns:
-                if column in self.reward_func_names:
-                    rewarded = self._column(rewards, column)[rows]
-                    correct = (rewarded >= 1).float().masked_fill(rewarded.isnan(), torch.nan)
-                    values[metric] = (correct if metric == "accuracy" else rewarded).nanmean()
-            accuracy[name] = values.get("accuracy")
-            for metric, value in values.items():
-                metrics[f"{name}/{metric}"].append(value.item())
-        speech, text = accuracy.get("speech"), accuracy.get("text")
-        if speech is not None and text is not None:
-            metrics["gap/accuracy"].append((text - speech).item())
-            metrics["gap/recovery_rate"].append((100 * speech / text).item() if text > 0 else torch.nan)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import copy
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "recipes" / "demo")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "demo"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from tiny_omni import tiny_random
