@@ -98,6 +98,15 @@ def test_pooling_while_sampling_stops_at_the_end_token():
     torch.testing.assert_close(states[1], model(torch.tensor([[2, 3, 4]]))[:, 0].mean(1))
 
 
+def test_sampling_without_a_cache_is_an_error():
+    """The whole sequence fed again would count the prompt as if it were the completion."""
+    model = Stack()
+    with StatePooler(model.layers, 1, end_tokens=[0]).attached(model.embedding):
+        model(torch.tensor([[5, 6]]))
+        with pytest.raises(RuntimeError, match="3 tokens a row"):
+            model(torch.tensor([[5, 6, 1]]))
+
+
 def test_nothing_pooled_is_an_error():
     with pytest.raises(RuntimeError, match="No completion token"):
         StatePooler([], 1).pooled()
