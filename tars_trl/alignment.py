@@ -112,7 +112,7 @@ class StatePooler:
             if ids.size(1) != 1:
                 raise RuntimeError(
                     f"{ids.size(1)} tokens a row went through the model in one step of sampling, so that prompt and "
-                    "completion can no longer be told apart. Sample with a cache (use_cache: true), and keep both within "
+                    "completion can no longer be told apart. Sample with a cache (use_cache: true), and keep both in "
                     "the length that the model caches (Phi-4-multimodal: 4,096 tokens)."
                 )
             self.ended = self.ended | torch.isin(ids[:, -1], self.end_tokens)
