@@ -10,12 +10,10 @@ The demo, two CPU cores:
 Model, LoRA targets, prompts and audio are those of TARS; the loss is TRL's, its reference the adapter off.
 """
 
-import os
-
 from transformers import AutoProcessor
-from transformers.trainer_utils import get_last_checkpoint
 
 from tars_trl import load_questions
+from tars_trl.checkpoints import last_checkpoint
 from tars_trl.cli import ModelAndData, parse
 from tars_trl.speech_dpo import SpeechDPOConfig, SpeechDPOTrainer
 
@@ -44,7 +42,7 @@ def main() -> None:
     )
     resume = config.resume_from_checkpoint
     if resume == "last":
-        resume = get_last_checkpoint(config.output_dir) if os.path.isdir(config.output_dir) else None
+        resume = last_checkpoint(config.output_dir)
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     trainer.save_state()

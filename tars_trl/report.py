@@ -1,6 +1,8 @@
 """What is trainable in a model, by component."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -39,3 +41,11 @@ def format_trainable(table: list[dict[str, Any]]) -> str:
     lines = [f"{'component':<24}{'parameters':>16}{'trainable':>16}  dtype"]
     lines += [f"{row['component']:<24}{row['parameters']:>16,}{row['trainable']:>16,}  {row['dtype']}" for row in table]
     return "\n".join(lines)
+
+
+def report_trainable(model: nn.Module, audio_modules: Mapping[str, str], folder: str | Path) -> None:
+    """Print the table, and save it as `trainable.json` in a run's folder."""
+    table = trainable_table(model, audio_modules)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / "trainable.json").write_text(json.dumps(table, indent=2) + "\n")
+    print(format_trainable(table))

@@ -6,11 +6,9 @@ targets, prompts and audio are the same for every method that is compared.
 """
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from transformers import AutoConfig, AutoProcessor, set_seed
 from .audio import check_audio, load_audio
 from .config import setting
 from .models import Features, SpeechLLM, architecture_of, placed_audio
-from .report import format_trainable, trainable_table
+from .report import report_trainable
 from .rewards import completion_text
 from .twins import spoken_prompt
 
@@ -160,13 +158,8 @@ class SpeechTrainer:
         return model.get_base_model() if is_peft_model(model) else model
 
     def _report_trainable(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        table = trainable_table(self._base_model(), self.architecture.audio_modules)
-        folder = Path(self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "trainable.json").write_text(json.dumps(table, indent=2) + "\n")
-        print(format_trainable(table))
+        if self.accelerator.is_main_process:
+            report_trainable(self._base_model(), self.architecture.audio_modules, self.args.output_dir)
 
     def _send_telemetry(self) -> None:
         """Nothing: what runs where is nobody's business unless the user asks for it."""

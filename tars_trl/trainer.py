@@ -1,10 +1,8 @@
 """`TARSGRPOTrainer`: GRPO in which every question is asked twice. The only file that knows TRL's private methods."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ from .config import TARSGRPOConfig
 from .health import HealthCallback
 from .hub import prepare_run
 from .models import Features, Prompt, architecture_of, placed_audio
-from .report import format_trainable, trainable_table
+from .report import report_trainable
 from .rewards import completion_text
 from .sharding import encode_together
 from .twin_metrics import twin_metrics
@@ -258,13 +256,8 @@ class TARSGRPOTrainer(VLLMRollouts, GRPOTrainer):
         return model.get_base_model() if is_peft_model(model) else model
 
     def _report_trainable(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        table = trainable_table(self._base_model(), self.architecture.audio_modules)
-        folder = Path(self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "trainable.json").write_text(json.dumps(table, indent=2) + "\n")
-        print(format_trainable(table))
+        if self.accelerator.is_main_process:
+            report_trainable(self._base_model(), self.architecture.audio_modules, self.args.output_dir)
 
     def _send_telemetry(self) -> None:
         """Nothing: what runs where is nobody's business unless the user asks for it."""
