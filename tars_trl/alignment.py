@@ -62,8 +62,8 @@ class StatePooler:
       order, in chunks of any size.
 
     Args:
-        layers: L modules whose outputs are the states to pool; each returns a (rows, tokens, H) tensor or a tuple that
-            starts with one.
+        layers: L modules whose outputs are the states to pool, in the order they run; each returns a (rows, tokens, H)
+            tensor or a tuple that starts with one.
         num_rows: N.
         end_tokens: ids that end a completion.
     """
@@ -82,6 +82,7 @@ class StatePooler:
         self.ended: Tensor | None = None
         self.weights: Tensor | None = None  # (rows of this pass, tokens of this pass), which positions count
         self.rows = slice(0, 0)
+        self.states: list[Tensor] = []  # of this pass, one (rows, 1, H) for each layer that has run
         self.sums: Tensor | None = None  # (N, L, H), float32
         self.counts = torch.zeros(num_rows, dtype=torch.long)
 
@@ -89,7 +90,7 @@ class StatePooler:
     def attached(self, embedding: nn.Module) -> Iterator["StatePooler"]:
         """Watch `embedding` (the token embedding) and the layers until the block ends."""
         handles = [embedding.register_forward_pre_hook(self._watch)]
-        handles += [layer.register_forward_hook(self._pool(index)) for index, layer in enumerate(self.layers)]
+        handles += [layer.register_forward_hook(self._pool) for layer in self.layers]
         try:
             yield self
         finally:
@@ -120,19 +121,25 @@ class StatePooler:
         self.counts = self.counts.to(ids.device)
         self.counts[self.rows] += self.weights.sum(1)
 
-    def _pool(self, index: int) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            if self.weights is None:
-                return
-            states = output[0] if isinstance(output, tuple) else output
-            if self.sums is None:
-                size = (self.num_rows, len(self.layers), states.size(-1))
-                self.sums = torch.zeros(size, dtype=torch.float32, device=states.device)
-            weights = self.weights.to(states.device, torch.float32)
-            states = states.detach().float().masked_fill(~weights.bool().unsqueeze(-1), 0.0)  # padding may hold NaN
-            self.sums[self.rows, index] += states.sum(1)
-
-        return hook
+    def _pool(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if self.weights is None:
+            return
+        states = (output[0] if isinstance(output, tuple) else output).detach()
+        if self.mask is not None:
+            keep = self.weights.to(states.device).bool().unsqueeze(-1)
+            states = states.float().masked_fill(~keep, 0.0).sum(1, keepdim=True)  # padding may hold NaN
+        self.states.append(states)
+        if len(self.states) < len(self.layers):
+            return
+        # One addition for all layers: a pass of sampling is short, and what it launches on a GPU counts.
+        rows = torch.cat([states.to(self.states[0].device) for states in self.states], dim=1)  # (rows, L, H)
+        if self.mask is None:
+            rows = rows.masked_fill(~self.weights.to(rows.device).unsqueeze(-1), 0.0)
+        if self.sums is None:
+            size = (self.num_rows, *rows.shape[1:])
+            self.sums = torch.zeros(size, dtype=torch.float32, device=rows.device)
+        self.sums[self.rows].add_(rows)
+        self.states.clear()
 
     def pooled(self) -> tuple[Tensor, Tensor]:
         """Means (N, L, H) in float32 and the number of tokens (N,) they are over; a mean over none is zero."""
