@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
-from peft import LoraConfig
-from transformers import AutoConfig, AutoProcessor, set_seed
+from transformers import AutoProcessor
 
 from .audio import check_audio, load_audio
 from .config import setting
+from .loading import load_model, method_lora
 from .models import Features, SpeechLLM, architecture_of, placed_audio
 from .report import report_trainable
 from .rewards import completion_text
@@ -104,19 +104,13 @@ class SpeechTrainer:
         elif eval_dataset is not None:
             eval_dataset = checked(eval_dataset, self.completions, args)
         if isinstance(model, str):
-            model = _load(model, args, quantization_config)
+            model = load_model(model, args, quantization_config)
         base = model.get_base_model() if is_peft_model(model) else model
         self.architecture = architecture_of(base.config.model_type)
         for path in self.architecture.audio_modules.values():
             base.get_submodule(path).requires_grad_(False)
         if peft_config is None and args.lora_r > 0 and not is_peft_model(model):
-            peft_config = LoraConfig(
-                r=args.lora_r,
-                lora_alpha=args.lora_alpha,
-                lora_dropout=args.lora_dropout,
-                target_modules=self.architecture.lora_targets,
-                task_type="CAUSAL_LM",
-            )
+            peft_config = method_lora(self.architecture, args)
         processor = processing_class or AutoProcessor.from_pretrained(base.config.name_or_path, padding_side="left")
         pad = self.padding(processor.tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of)
         end = end_of_turn(processor, end_tokens_of(base, processor))
@@ -163,20 +157,6 @@ class SpeechTrainer:
 
     def _send_telemetry(self) -> None:
         """Nothing: what runs where is nobody's business unless the user asks for it."""
-
-
-def _load(model_id: str, args: Any, quantization_config: Any) -> Any:
-    """The text-producing model alone, where TRL would load the class that the checkpoint's config names."""
-    set_seed(args.seed)
-    options = dict(args.model_init_kwargs or {})
-    options.setdefault("dtype", "float32")  # as TRL
-    options.setdefault("trust_remote_code", args.trust_remote_code)
-    if quantization_config is not None:
-        options["quantization_config"] = quantization_config
-    names = ("revision", "trust_remote_code", "token", "cache_dir")
-    config = AutoConfig.from_pretrained(model_id, **{name: options[name] for name in names if name in options})
-    args.model_init_kwargs = None
-    return architecture_of(config.model_type).load(model_id, **options)
 
 
 def checked(dataset: Any, columns: Sequence[str], args: Any) -> Dataset:

@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset
-from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import AutoConfig, set_seed
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -22,8 +20,10 @@ from .callbacks import use_twin_progress
 from .card import write_run
 from .checkpoints import ResumableSampler
 from .config import TARSGRPOConfig
+from .curriculum import ordered_by
 from .health import HealthCallback
 from .hub import prepare_run
+from .loading import load_model, method_lora
 from .models import Features, Prompt, architecture_of, placed_audio
 from .report import report_trainable
 from .rewards import completion_text
@@ -104,7 +104,7 @@ class TARSGRPOTrainer(VLLMRollouts, GRPOTrainer):
             args = TARSGRPOConfig("tars-output")
 
         if isinstance(model, str):
-            model = self._load(model, args, quantization_config)
+            model = load_model(model, args, quantization_config)
             quantization_config = None
         base = model.get_base_model() if is_peft_model(model) else model
         self.architecture = architecture_of(base.config.model_type)
@@ -114,20 +114,16 @@ class TARSGRPOTrainer(VLLMRollouts, GRPOTrainer):
             for path in self.architecture.audio_modules.values():
                 base.get_submodule(path).requires_grad_(False)
         if peft_config is None and args.lora_r > 0 and not is_peft_model(model):
-            peft_config = LoraConfig(
-                r=args.lora_r,
-                lora_alpha=args.lora_alpha,
-                lora_dropout=args.lora_dropout,
-                target_modules=self.architecture.lora_targets,
-                task_type="CAUSAL_LM",
-            )
+            peft_config = method_lora(self.architecture, args)
         # A placeholder in a completion would be taken for audio by the next forward pass.
         suppressed = set((args.generation_kwargs or {}).get("suppress_tokens", []))
         suppressed |= set(self.architecture.unsampled_tokens(base))
         args.generation_kwargs = {**(args.generation_kwargs or {}), "suppress_tokens": sorted(suppressed)}
 
         reward_funcs = self._with_alignment(reward_funcs, args)
-        train_dataset = self._ordered(self._checked(train_dataset, args), args)
+        train_dataset = self._checked(train_dataset, args)
+        if args.curriculum is not None:
+            train_dataset = ordered_by(train_dataset, args.curriculum)
         if isinstance(eval_dataset, dict):
             eval_dataset = {name: self._checked(dataset, args) for name, dataset in eval_dataset.items()}
         elif eval_dataset is not None:
@@ -179,20 +175,6 @@ class TARSGRPOTrainer(VLLMRollouts, GRPOTrainer):
     # ---- Set-up ----------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _load(model_id: str, args: TARSGRPOConfig, quantization_config: Any) -> Any:
-        """The thinker alone, where TRL would load the class that the checkpoint's config names."""
-        set_seed(args.seed)
-        options = dict(args.model_init_kwargs or {})
-        options.setdefault("dtype", "float32")  # as TRL
-        options.setdefault("trust_remote_code", args.trust_remote_code)
-        if quantization_config is not None:
-            options["quantization_config"] = quantization_config
-        names = ("revision", "trust_remote_code", "token", "cache_dir")
-        config = AutoConfig.from_pretrained(model_id, **{name: options[name] for name in names if name in options})
-        args.model_init_kwargs = None
-        return architecture_of(config.model_type).load(model_id, **options)
-
-    @staticmethod
     def _with_alignment(reward_funcs: Any, args: TARSGRPOConfig) -> list:
         funcs = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs] if reward_funcs else []
         if not funcs:
@@ -238,18 +220,6 @@ class TARSGRPOTrainer(VLLMRollouts, GRPOTrainer):
         if args.modalities == "text":
             return dataset.remove_columns("audio") if "audio" in dataset.column_names else dataset
         return check_audio(dataset, max_seconds=args.max_audio_seconds, on_error=args.on_bad_audio)
-
-    @staticmethod
-    def _ordered(dataset: Dataset, args: TARSGRPOConfig) -> Dataset:
-        if args.curriculum is None:
-            return dataset
-        if args.curriculum not in dataset.column_names:
-            raise ValueError(
-                f"curriculum={args.curriculum!r} is no column of the training questions "
-                f"({', '.join(dataset.column_names)}), so they cannot be ordered by it. Name one that is, or leave it "
-                "out to shuffle."
-            )
-        return dataset.sort(args.curriculum)
 
     def _base_model(self) -> Any:
         model = self.accelerator.unwrap_model(self.model)

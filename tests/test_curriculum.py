@@ -16,3 +16,10 @@ def test_questions_come_in_the_columns_order(make_trainer):
 def test_a_missing_column_is_refused(make_trainer):
     with pytest.raises(ValueError, match=r"curriculum='level' is no column .*answer_index.*Name one that is"):
         make_trainer(curriculum="level")
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "easy"])
+def test_a_row_that_cannot_be_ordered_is_named(make_trainer, value):
+    level = ["a", value, "b", "c"] if isinstance(value, str) else [3.0, value, 2.0, 1.0]
+    with pytest.raises(ValueError, match=r"curriculum='level': row 'q[01]' has .*Give every row a number"):
+        make_trainer(dataset=questions(4).add_column("level", level), curriculum="level")

@@ -68,7 +68,7 @@ def load_questions(
     """
     if limit is not None and limit < 1:
         raise QuestionError(f"limit={limit}: no question would be left. Give at least 1, or None for all.")
-    dataset = _read(path_or_id, split, name, revision)
+    dataset = read_rows(path_or_id, split, name, revision)
     if len(dataset) == 0:
         raise QuestionError(f"{path_or_id}, split {split!r}: it has no rows. Check the folder and the split.")
     dataset = _renamed(dataset, column_map or {})
@@ -83,7 +83,8 @@ def load_questions(
 # Reading
 
 
-def _read(path_or_id: str | Path, split: str, name: str | None, revision: str | None) -> Dataset:
+def read_rows(path_or_id: str | Path, split: str, name: str | None, revision: str | None) -> Dataset:
+    """Rows as they are in a folder, a file or a data set of the hub, see `load_questions`; columns stay theirs."""
     path = Path(path_or_id).expanduser()
     if path.is_file():
         if path.suffix == ".parquet":

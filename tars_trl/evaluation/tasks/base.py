@@ -11,7 +11,7 @@ from datasets import Dataset, concatenate_datasets
 
 from ...audio import undecoded
 from ...data import build_prompt
-from ...data.questions import _read as read_rows
+from ...data.questions import read_rows
 
 Modality = Literal["speech", "text", "cascade", "self_cascade"]
 ALL_MODALITIES: tuple[Modality, ...] = ("speech", "text", "cascade", "self_cascade")
