@@ -30,11 +30,12 @@ def main(args: list[str] | None = None) -> None:
     questions = load_questions(settings.eval_dataset, settings.eval_split, limit=settings.eval_limit)
     model = str(read_settings(runs[0].arm)["model"])
     base = evaluate(model, Path(settings.output_dir) / BASE, questions, settings, trained=False)
-    measured = {BASE: [Measured(base["speech"], base["text"])]}
+    measured = {BASE: [Measured(base["speech"], base["text"], commit=base["git_hash"])]}
     for run in tqdm(runs, "runs"):
         seconds = train(run, settings, model)
         found = evaluate(model, run.folder, questions, settings, trained=True)
-        measured.setdefault(run.arm.stem, []).append(Measured(found["speech"], found["text"], seconds))
+        result = Measured(found["speech"], found["text"], seconds, found["git_hash"])
+        measured.setdefault(run.arm.stem, []).append(result)
         text = write(measured, settings)
     print(text)
 

@@ -139,17 +139,20 @@ def evaluate(
     del loaded
     if device.type == "cuda":
         torch.cuda.empty_cache()  # makes room for the next training, which is another process
-    file.write_text(json.dumps({"how": how, **found, **environment()}, indent=2) + "\n")
-    return {"how": how, **found}
+    result = {"how": how, **found, **environment()}
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    return result
 
 
 def write(measured: dict[str, list[Measured]], settings: ComparisonSettings) -> str:
     """Write the table in its three forms; the Markdown one is returned."""
     rows, folder = table(measured), Path(settings.output_dir)
+    commits = sorted({run.commit for runs in measured.values() for run in runs if run.commit})
     notes = (
         f"{len(measured[BASE][0].speech)} held-out questions ({settings.eval_dataset}, {settings.eval_split}), greedy; "
-        "mean ± standard deviation over seeds, 95 % bootstrap intervals over questions. MRR: speech accuracy over the "
-        f"base model's text accuracy, {rows[0].text:.2f} %. `{command_line()}`, commit {environment()['git_hash']}."
+        "mean ± standard deviation over seeds; 95 % intervals over questions, by Wilson, for the gap a bootstrap. MRR: "
+        f"speech accuracy over the base model's text accuracy, {rows[0].text:.2f} %. `{command_line()}`, measured at "
+        f"commit {', '.join(commits) or 'unknown'}."
     )
     text = markdown(rows, notes)
     (folder / "table.md").write_text(text, encoding="utf-8")

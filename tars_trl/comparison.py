@@ -1,8 +1,8 @@
 """Several trained arms side by side: how each is measured, and the table, over questions and seeds.
 
 Every arm is measured the same way: greedy completions of the same held-out questions, spoken and written. An arm's
-figure is the mean over its seeds; its interval is the bootstrap over questions of that mean, all seeds of a question
-together, so it is about other questions of the same kind. The spread over seeds is its own column.
+figure is the mean over its seeds, with an interval about other questions of the same kind: the answers of all seeds to
+a question are taken together. The spread over seeds is its own column.
 """
 
 import csv
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from .evaluation.completions import complete
-from .evaluation.metrics import bootstrap_interval, paired_result
+from .evaluation.metrics import Interval, bootstrap_interval, paired_result, wilson_interval
 from .rewards import accuracy_reward
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Measured:
     text: list[bool]
     train_seconds: float | None = None
     """Duration of its training as the trainer logged it; None for the untrained model."""
+    commit: str | None = None
+    """Of this package when it was measured."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,14 @@ def _row(arm: str, runs: Sequence[Measured], reference: float | None, seed: int)
         answers = [getattr(run, modality) for run in runs]
         by_question[modality] = [_mean(question) for question in zip(*answers, strict=True)]
         figures[modality] = _mean(by_question[modality])
-        figures[f"{modality}_low"], figures[f"{modality}_high"] = _interval([by_question[modality]], None, seed)
+        figures[f"{modality}_low"], figures[f"{modality}_high"] = mean_interval(by_question[modality], len(runs))
         spread = statistics.stdev(map(_mean, answers)) if len(runs) > 1 else None
         figures[f"{modality}_sd"] = spread
     figures["gap"] = figures["text"] - figures["speech"]
-    both = [by_question["speech"], by_question["text"]]
-    figures["gap_low"], figures["gap_high"] = _interval(both, lambda speech, text: text - speech, seed)
+    differences = [text - speech for speech, text in zip(by_question["speech"], by_question["text"], strict=True)]
+    ends = bootstrap_interval([differences], seed=seed)
+    assert ends is not None  # a mean is defined for every resample
+    figures["gap_low"], figures["gap_high"] = ends
     percent: dict[str, Any] = {name: value if value is None else 100 * value for name, value in figures.items()}
     # The MRR is linear in speech accuracy, so the mean over seeds is that of the means.
     results = [paired_result(run.speech, run.text, None if reference is None else 100 * reference) for run in runs]
@@ -136,10 +140,21 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _interval(columns: Sequence[Sequence[float]], statistic: Any, seed: int) -> tuple[float, float]:
-    found = bootstrap_interval(columns, statistic, seed=seed)
-    assert found is not None  # a mean and a difference are defined for every resample
-    return found
+def mean_interval(shares: Sequence[float], runs: int) -> Interval:
+    """Wilson's 95 % interval for a mean over questions, of which each was answered by several trained models.
+
+    Answers to one question are alike, so N questions with `runs` answers each count for less than N * runs answers: for
+    as many as would have the variance that is seen between questions, at least N. With one run it is Wilson's interval.
+
+    Args:
+        shares: of the right answers to each question, 0 to 1.
+        runs: answers to a question.
+    """
+    total, mean = len(shares), _mean(shares)
+    variance = statistics.variance(shares) / total if total > 1 else 0.0
+    answers = mean * (1 - mean) / variance if variance else total
+    answers = min(max(answers, total), total * runs)
+    return wilson_interval(mean * answers, answers)
 
 
 # ---- Output --------------------------------------------------------------------------------------------------------

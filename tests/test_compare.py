@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import tars_trl.arms as arms
 from tars_trl import TARSGRPOConfig
 from tars_trl.arms import SCRIPTS, ComparisonSettings, plan
 from tars_trl.cli import ModelAndData, parse, read_settings
-from tars_trl.comparison import BASE, Measured, figure, markdown, table, write_csv
+from tars_trl.comparison import BASE, Measured, figure, markdown, mean_interval, table, write_csv
+from tars_trl.evaluation.metrics import wilson_interval
 from tars_trl.speech_dpo import SpeechDPOConfig
 from tars_trl.speech_sft import SpeechSFTConfig
 from tests.conftest import ROOT, questions
@@ -134,6 +136,18 @@ def test_intervals_are_over_questions():
     assert (narrow.gap_high - narrow.gap_low) == pytest.approx(wide / 3, rel=0.15)
 
 
+def test_interval_of_a_mean():
+    """One run: by Wilson. Runs that err on the same questions count once, others more; 100 % is not a point."""
+    once = [1.0] * 60 + [0.0] * 40
+    assert mean_interval(once, 1) == mean_interval(once, 5) == wilson_interval(60, 100)
+    generator = random.Random(0)
+    answers = [[generator.random() < 0.6 for _ in range(5)] for _ in range(400)]
+    low, high = mean_interval([sum(five) / 5 for five in answers], 5)
+    expected_low, expected_high = wilson_interval(sum(map(sum, answers)), 2000)
+    assert high - low == pytest.approx(expected_high - expected_low, rel=0.1)  # the spread of a variance over 400: 7 %
+    assert mean_interval([1.0] * 300, 3) == wilson_interval(300, 300) and mean_interval([1.0] * 300, 3)[0] < 0.99
+
+
 def test_other_questions_are_refused():
     with pytest.raises(ValueError, match=r"\[1, 4\] questions"):
         table({**RUNS, "other": [Measured([T], [T])]})
@@ -142,7 +156,7 @@ def test_other_questions_are_refused():
 def test_three_forms(tmp_path):
     rows_ = table(RUNS)
     text = markdown(rows_, "notes")
-    assert "| arm | 2 | 75.0 ± 35.4 [50.0, 100.0] |" in text and text.endswith("\nnotes\n")
+    assert "| arm | 2 | 75.0 ± 35.4 [40.9, 92.9] |" in text and text.endswith("\nnotes\n")
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     write_csv(rows_, tmp_path / "table.csv")
     with (tmp_path / "table.csv").open() as file:

@@ -17,8 +17,8 @@ RESAMPLES = 1000
 """Bootstrap resamples; the ends of a 95 % interval then vary by about a tenth of its width from seed to seed."""
 
 
-def wilson_interval(correct: int, total: int, z: float = 1.96) -> Interval:
-    """Wilson score interval of a proportion (95 % with z = 1.96), both ends in 0 to 1.
+def wilson_interval(correct: float, total: float, z: float = 1.96) -> Interval:
+    """Wilson score interval of a proportion (95 % with z = 1.96), both ends in 0 to 1; counts may be effective ones.
 
     Raises:
         ValueError: `total` is not positive.
