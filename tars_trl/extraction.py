@@ -34,7 +34,8 @@ def extract_strict(completion: str, options: list[str] | None = None) -> int | N
     """Index of the option that the `<answer>` element names, by its letter or by its exact text; None if it does not.
 
     Nothing is guessed: no element, two elements that disagree, a letter inside a word, a letter beyond the options or
-    any further wording is None. A text that is one option's alone goes before a letter: of ["B", "A"], B is the first.
+    any further wording is None. A letter names its option, also where it is another one's text: of the blood types
+    ["B", "A", "AB", "O"], "The answer is B." is the second. A letter beyond the options may be an option's text: "O".
 
     Args:
         completion: the whole completion.
@@ -46,15 +47,14 @@ def extract_strict(completion: str, options: list[str] | None = None) -> int | N
 
 
 def _choice(answer: str, options: list[str] | None) -> int | None:
+    match = CHOICE.fullmatch(answer.strip())
+    if match is not None and match[1].isascii():  # ignoring case, [a-z] also matches the Kelvin sign
+        index = ord(match[1].upper()) - ord("A")
+        if options is None or index < len(options):
+            return index
     texts = [_plain(option) for option in options or []]
     said = _plain(answer).removeprefix("the answer is").strip(" :")
-    if said and texts.count(said) == 1:
-        return texts.index(said)
-    match = CHOICE.fullmatch(answer.strip())
-    if match is None or not match[1].isascii():  # ignoring case, [a-z] also matches the Kelvin sign
-        return None
-    index = ord(match[1].upper()) - ord("A")
-    return index if options is None or index < len(options) else None
+    return texts.index(said) if said and texts.count(said) == 1 else None
 
 
 def is_well_formed(completion: str) -> bool:

@@ -32,9 +32,11 @@ def test_strict_extraction(completion, index):
 
 
 def test_an_option_text_that_is_another_options_letter():
-    """The text of an option wins only where it is that option's alone: 'C' is option C's text and letter here."""
+    """The prompt asks for a letter, so a letter of the options is one, whatever their texts are."""
+    blood = ["B", "A", "AB", "O"]
+    said = {"The answer is B.": 1, "A": 0, "(b)": 1, "The answer is AB.": 2, "the answer is O": 3, "E": None}
+    assert {answer: extract_strict(f"<answer>{answer}</answer>", blood) for answer in said} == said
     assert extract_strict("<answer>C</answer>", OPTIONS) == 2
-    assert extract_strict("<answer>B</answer>", ["B", "A"]) == 0
 
 
 def test_accuracy_reward():
