@@ -205,7 +205,7 @@ def figure(rows: Sequence[TableRow], measured: Mapping[str, Sequence[Measured]])
             value, low, high = (getattr(row, modality + end) for end in ("", "_low", "_high"))
             look: dict[str, Any] = {"color": COLORS[modality], "marker": MARKERS[modality]}
             label = modality if place == 0 else None
-            ends = [[value - low], [high - value]]
+            ends = [[max(0.0, value - low)], [max(0.0, high - value)]]  # at 0 or 100 % floats leave a -1e-14
             axes.errorbar(value, place + shift, xerr=ends, linestyle="none", elinewidth=1.2, label=label, **look)
             seeds = [100 * _mean(getattr(run, modality)) for run in measured[row.arm]]
             if len(seeds) > 1:

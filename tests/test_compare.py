@@ -162,6 +162,8 @@ def test_three_forms(tmp_path):
     with (tmp_path / "table.csv").open() as file:
         base, arm = csv.DictReader(file)
     assert float(arm["text"]) == 87.5 and base["minutes"] == ""
+    for extreme in (Measured([T] * 300, [T] * 300), Measured([F] * 11, [F] * 11)):
+        figure(table({BASE: [extreme]}), {BASE: [extreme]})
     drawn = figure(rows_, RUNS)
     assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == [BASE, "arm"]
     drawn.savefig(tmp_path / "table.png")
