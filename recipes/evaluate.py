@@ -31,12 +31,14 @@ def result_table(content: dict) -> str:
             missing = f"{100 * figures['extraction_failure,none']:.1f}"
         end = f"{100 * figures.get('truncated,none', 0):>12.1f}{figures.get('mean_tokens,none', 0):>8.0f}"
         lines.append(f"{name:<34}{figures['sample_len']:>6}{accuracy:>24}{wer:>9}{missing:>14}{end}")
-    for name, pair in content["pairs"].items():
-        low, high = (100 * end for end in pair["gap_bootstrap"] or pair["gap_interval"])
+    for name, pair in (content["pairs"] | content["averages"]).items():
+        low, high = (100 * end for end in pair.get("gap_bootstrap") or pair["gap_interval"])
         mrr = "undefined" if pair["mrr"] is None else f"{pair['mrr']:.1f} %"
+        both = [f"{100 * pair[f'{modality}_accuracy']:.1f} % {modality}" for modality in ("speech", "text")]
+        test = f"McNemar p = {pair['mcnemar']['p_value']:.2g}" if "mcnemar" in pair else ", ".join(both)
         lines.append(
-            f"{name}: gap {100 * pair['gap']:.1f} points [{low:.1f}, {high:.1f}], McNemar p = "
-            f"{pair['mcnemar']['p_value']:.2g}, MRR {mrr} of {pair['mrr_denominator']}"
+            f"{name}: gap {100 * pair['gap']:.1f} points [{low:.1f}, {high:.1f}], {test}, "
+            f"MRR {mrr} of {pair['mrr_denominator']}"
         )
     return "\n".join(lines)
 

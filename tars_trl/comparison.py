@@ -1,4 +1,4 @@
-"""Several trained arms side by side: how each is measured, and the table, over questions and seeds.
+"""The table of several trained arms, over questions and seeds. Pure functions; `arms` runs what is compared.
 
 Every arm is measured the same way: greedy completions of the same held-out questions, spoken and written. An arm's
 figure is the mean over its seeds, with an interval about other questions of the same kind: the answers of all seeds to
@@ -6,19 +6,13 @@ a question are taken together. The spread over seeds is its own column.
 """
 
 import csv
-import json
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from .evaluation.completions import complete
 from .evaluation.metrics import Interval, bootstrap_interval, paired_result, wilson_interval
-from .rewards import accuracy_reward
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +29,7 @@ class Measured:
     speech: list[bool]
     text: list[bool]
     train_seconds: float | None = None
-    """Duration of its training as the trainer logged it; None for the untrained model."""
+    """Duration of its training as the trainer logged it; None where that is unknown, and for the untrained model."""
     commit: str | None = None
     """Of this package when it was measured."""
 
@@ -59,34 +53,6 @@ class TableRow:
     gap_high: float
     mrr: float | None
     minutes: float | None
-
-
-def measure(
-    model: Any, processor: Any, rows: Sequence[Mapping[str, Any]], file: Path, *, batch_size: int, max_new_tokens: int
-) -> dict[str, Any]:
-    """Ask a model all questions in both modalities, greedily; every answer goes to `file`, one line each.
-
-    Returns:
-        whether each answer is right, by modality (`speech`, `text`), the share that was cut off (`speech_truncated`,
-        `text_truncated`), and the `seconds` it took.
-    """
-    result: dict[str, Any] = {}
-    start, lines = time.perf_counter(), []
-    asked = [dict(row) for row in rows]
-    for modality in MODALITIES:
-        done = complete(
-            model, processor, asked, modality, batch_size=batch_size, max_new_tokens=max_new_tokens  # type: ignore[arg-type]
-        )  # fmt: skip
-        right, truncated = [], 0
-        for row, completion in zip(asked, tqdm(done, modality, len(asked)), strict=True):
-            (accuracy,) = accuracy_reward([completion.text], [row["answer_index"]], [row["options"]])
-            right.append(accuracy == 1)
-            truncated += completion.truncated
-            lines.append({**asdict(completion), "correct": right[-1]})
-        result[modality] = right
-        result[f"{modality}_truncated"] = truncated / len(asked)
-    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    return {**result, "seconds": time.perf_counter() - start}
 
 
 def table(measured: Mapping[str, Sequence[Measured]], seed: int = 0) -> list[TableRow]:

@@ -7,16 +7,20 @@ import random
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 import yaml
 from compare import main
+from evaluate import main as evaluate_main
 from peft import LoraConfig, get_peft_model
 
 import tars_trl.arms as arms
 from tars_trl import TARSGRPOConfig
-from tars_trl.arms import SCRIPTS, ComparisonSettings, plan
+from tars_trl.arms import METHODS, ComparisonSettings, plan
 from tars_trl.cli import ModelAndData, parse, read_settings
 from tars_trl.comparison import BASE, Measured, figure, markdown, mean_interval, table, write_csv
 from tars_trl.evaluation.metrics import wilson_interval
+from tars_trl.evaluation.results import read_samples
 from tars_trl.speech_dpo import SpeechDPOConfig
 from tars_trl.speech_sft import SpeechSFTConfig
 from tests.conftest import ROOT, questions
@@ -51,9 +55,8 @@ def test_header(path):
     (launch,) = [line for line in header if line.startswith("# Launch:")]
     named = [word for word in launch.split() if word.startswith("recipes/")]
     assert str(path.relative_to(ROOT)) in named and all((ROOT / word).exists() for word in named)
-    script = SCRIPTS.get(path.stem, "tars_qwen_omni.py")
-    own = {"compare": "compare.py", "preferences": "build_preferences.py"}.get(path.stem, script)
-    assert f"recipes/{own}" in named
+    scripts = {"compare": "compare.py", "preferences": "build_preferences.py", **METHODS}
+    assert f"recipes/{scripts[path.stem.partition('_')[0]]}" in named
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.stem in NAMES], ids=short)
@@ -88,7 +91,7 @@ def test_comparison_lists_every_arm(size, monkeypatch, capsys):
     assert len(lines) == len(seeds) * len(NAMES)
     for line, name in zip(lines, NAMES * len(seeds), strict=True):
         assert f"/{size}/{name}.yaml" in line and line.endswith("--max_steps 3")
-        assert SCRIPTS.get(name, "tars_qwen_omni.py") in line
+        assert METHODS[name.partition("_")[0]] in line
 
 
 def test_base_of_a_file(tmp_path):
@@ -195,7 +198,7 @@ def parts(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     arguments = ["--arms", *(str(tmp_path / f"{arm}.yaml") for arm in data), "--output_dir", str(tmp_path / "out")]
-    arguments += ["--eval_dataset", str(tmp_path / "questions"), "--max_new_tokens", "4", "--seeds", "0"]
+    arguments += ["--task", str(tmp_path / "questions"), "--max_new_tokens", "4", "--seeds", "0"]
     return tmp_path, arguments
 
 
@@ -208,7 +211,11 @@ def trained(parts, tiny, monkeypatch):
     made = []
 
     def finish(command):
+        if command[2].endswith("evaluate.py"):
+            made.append(f"evaluated {Path(command[-1]).parent.name}")
+            return evaluate_main(command[3:])
         folder = Path(command[command.index("--output_dir") + 1])
+        torch.manual_seed(0)
         config = LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
         adapted = get_peft_model(copy.deepcopy(tiny[0]), config)
         if "dpo" in folder.name:
@@ -216,42 +223,62 @@ def trained(parts, tiny, monkeypatch):
         adapted.save_pretrained(folder)
         state = {"log_history": [{"loss": 1.0}, {"train_runtime": 90.0, "step": 1}]}
         (folder / "trainer_state.json").write_text(json.dumps(state))
-        made.append(folder.name)
+        made.append(f"trained {folder.name}")
 
     monkeypatch.setattr(arms, "launch", finish)
     return made
 
 
-def test_interrupted_comparison_continues(parts, trained, monkeypatch):
+def test_interrupted_comparison_continues(parts, trained):
     """Nothing finished is repeated, nothing unfinished is left out, and other settings are not mixed in."""
     folder, arguments = parts
-    arguments += ["--eval_limit", "2"]
+    out = folder / "out"
+    arguments += ["--limit", "2"]
     main(arguments)
-    everything = ["sft-seed0", "dpo-seed0", "grpo-seed0"]
-    assert trained == everything
-    expected = (folder / "out" / "table.csv").read_text()
+    everything = [f"{done} {name}-seed0" for name in ("sft", "dpo", "grpo") for done in ("trained", "evaluated")]
+    assert trained == [f"evaluated {BASE}", *everything]
+    expected = (out / "table.csv").read_text()
     assert len(expected.splitlines()) == 5  # header, base and three arms
-    base, sft, dpo = ((folder / "out" / name / "answers.jsonl").read_text() for name in (BASE, *everything[:2]))
+    said = [read_samples(out / name / "evaluation")["questions_text"] for name in (BASE, "sft-seed0", "dpo-seed0")]
+    base, sft, dpo = ([line["resps"] for line in lines] for lines in said)
     assert sft == base and dpo != base, "a run is measured with its own adapter"
 
-    (folder / "out" / "dpo-seed0" / "trainer_state.json").unlink()  # killed while it trained
-    (folder / "out" / "grpo-seed0" / "result.json").unlink()  # killed while it was measured
-    measured = []
-    ours = arms.measure
-    monkeypatch.setattr(arms, "measure", lambda *a, **k: measured.append(a[3].parent.name) or ours(*a, **k))
+    (out / "dpo-seed0" / "trainer_state.json").unlink()  # killed while it trained
+    (out / "grpo-seed0" / "result.json").unlink()  # killed while it was measured
     trained.clear()
     main(arguments)
-    assert trained == ["dpo-seed0"] and measured == ["grpo-seed0"]
-    assert (folder / "out" / "table.csv").read_text() == expected
+    assert trained == ["trained dpo-seed0", "evaluated grpo-seed0"]  # the same adapter again
+    assert (out / "table.csv").read_text() == expected
 
-    measured.clear()
+    weights = safetensors.torch.load_file(out / "sft-seed0" / "adapter_model.safetensors")
+    safetensors.torch.save_file(
+        {name: w + 0.1 for name, w in weights.items()}, out / "sft-seed0/adapter_model.safetensors"
+    )
+    trained.clear()
+    main(arguments)
+    assert trained == ["evaluated sft-seed0"]  # trained again by hand
+
+    trained.clear()
     main([*arguments, "--max_new_tokens", "3"])
-    assert measured == [BASE, *everything]
+    assert trained == [f"evaluated {name}" for name in (BASE, "sft-seed0", "dpo-seed0", "grpo-seed0")]
     with pytest.raises(ValueError, match="other settings"):
         main([*arguments, "--overrides", "--max_steps 2"])
-    (folder / "model" / "generation_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="of another model"):
+    (folder / "sft" / "more.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match="on other data"):
         main(arguments)
+
+
+def test_time_of_a_resumed_training_is_unknown(parts, trained):
+    """What the trainer logs is the time since the checkpoint."""
+    folder, arguments = parts
+    checkpoint = folder / "out" / "dpo-seed0" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    for name in ("trainer_state.json", "adapter_model.safetensors"):
+        (checkpoint / name).write_text("{}")
+    main(arguments)
+    with (folder / "out" / "table.csv").open() as file:
+        minutes = {row["arm"]: row["minutes"] for row in csv.DictReader(file)}
+    assert minutes == {"base": "", "sft": "1.5", "dpo": "", "grpo": "1.5"}
 
 
 def test_what_cannot_be_compared_is_refused(parts):
@@ -259,9 +286,14 @@ def test_what_cannot_be_compared_is_refused(parts):
     arm = folder / "sft.yaml"
     with pytest.raises(ValueError, match="names must be there and differ"):
         plan(ComparisonSettings(arms=[str(arm), str(arm)]), ROOT)
-    (folder / "other.yaml").write_text("model: another/one\n")
+    (folder / "tars.yaml").write_text("model: another/one\n")
     with pytest.raises(ValueError, match="different models"):
-        plan(ComparisonSettings(arms=[str(arm), str(folder / "other.yaml")]), ROOT)
+        plan(ComparisonSettings(arms=[str(arm), str(folder / "tars.yaml")]), ROOT)
+    (folder / "best.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"'best', is no method.*such as grpo_best\.yaml"):
+        plan(ComparisonSettings(arms=[str(folder / "best.yaml")]), ROOT)
+    (run,) = plan(ComparisonSettings(arms=[str(arm.rename(folder / "dpo_x.yaml"))], seeds=[0]), ROOT)
+    assert run.command[2].endswith("dpo.py")
     arm.write_text("dataset: runs/not/there\n")
     with pytest.raises(ValueError, match=r"Build it with recipes/build_preferences\.py"):
         plan(ComparisonSettings(arms=[str(arm)]), ROOT)
@@ -279,7 +311,9 @@ def test_whole_runs(parts, capsys):
         run = folder / "out" / f"{arm}-seed0"
         result = json.loads((run / "result.json").read_text())
         assert len(result["speech"]) == len(result["text"]) == 4
-        answers = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
-        assert [answer["modality"] for answer in answers] == ["speech"] * 4 + ["text"] * 4
+        assert {name: len(lines) for name, lines in read_samples(run / "evaluation").items()} == {
+            "questions_speech": 4,
+            "questions_text": 4,
+        }
         assert (run / "adapter_config.json").is_file() and (run / "trainable.json").is_file()
     assert (folder / "out" / "table.png").stat().st_size > 5000

@@ -4,7 +4,7 @@ Everything is a pure function. What is drawn at random is drawn from a given see
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypedDict
 
@@ -87,6 +87,34 @@ def paired_result(
         "mrr": 100 * heard / total / denominator if denominator else None,
         "mrr_denominator": "own text accuracy" if reference_accuracy is None else f"{reference_accuracy:.2f} (given)",
     }
+
+
+def average_result(results: Sequence[Mapping[str, Any]], reference_accuracy: float | None = None) -> dict[str, Any]:
+    """The unweighted mean over tasks, as the paper's averages are, of what `paired_result` says of each.
+
+    Args:
+        results: what it returned, one a task.
+        reference_accuracy: denominator of the average's MRR in percent; None for the tasks' mean text accuracy.
+
+    Returns:
+        The keys of `PairedResult`, `questions` being their sum, and `mrr_interval`. An end of an interval is as far
+        from the mean as the tasks' own ends are from theirs, squares added, over the number of tasks: the tasks are
+        independent. `mrr_interval` is None without a given denominator: the same questions are then in numerator and
+        denominator, and how they go together is not in these figures.
+    """
+    mean: dict[str, Any] = {"questions": sum(result["questions"] for result in results)}
+    for name in ("speech_accuracy", "text_accuracy", "gap"):
+        ends = f"{name.removesuffix('_accuracy')}_interval"
+        values = [(result[name], *result[ends]) for result in results]
+        mean[name] = sum(value for value, _, _ in values) / len(values)
+        below, above = (math.sqrt(sum((value[0] - value[end]) ** 2 for value in values)) for end in (1, 2))
+        mean[ends] = (mean[name] - below / len(values), mean[name] + above / len(values))
+    given = reference_accuracy is not None
+    denominator = reference_accuracy / 100 if reference_accuracy is not None else mean["text_accuracy"]
+    mean["mrr"] = 100 * mean["speech_accuracy"] / denominator if denominator else None
+    mean["mrr_interval"] = tuple(100 * end / denominator for end in mean["speech_interval"]) if given else None
+    mean["mrr_denominator"] = f"{reference_accuracy:.2f} (given)" if given else "own text accuracy"
+    return mean
 
 
 def bootstrap_interval(

@@ -124,7 +124,8 @@ def _circumstances(
 def _scoring(settings: EvaluationSettings) -> dict[str, Any]:
     """The settings that change the files although the completions stay the same."""
     names = ("extractors", "voicebench_guess", "reference_accuracy", "predict_only", "log_samples", "seed")
-    scoring = {name: getattr(settings, name) for name in names}
+    # The layout counts too: a finished evaluation in an older one is scored again. 2: averages over tasks.
+    scoring = {"layout": 2} | {name: getattr(settings, name) for name in names}
     return scoring | ({"xfinder_model": settings.xfinder_model} if "xfinder" in settings.extractors else {})
 
 

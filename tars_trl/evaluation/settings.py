@@ -56,7 +56,9 @@ class EvaluationSettings:
     xfinder_model: str = _setting("IAAR-Shanghai/xFinder-qwen1505", "Hub id or folder of the xfinder extractor.")
     voicebench_guess: bool = _setting(False, "voicebench: guess, from the seed, where nothing is found, as it does.")
     reference_accuracy: float | None = _setting(
-        None, "Denominator of the MRR in percent, such as 77.70 for Qwen2.5-Omni. None: own text accuracy."
+        None,
+        "Denominator of the MRR in percent. Of several tasks that of their average alone (77.70 for Qwen2.5-Omni on "
+        "MMSU and OpenBookQA is one), each task's MRR being of its own text accuracy. None: own text accuracy.",
     )
 
     output_path: str = _setting("results", "Folder of the result files.")

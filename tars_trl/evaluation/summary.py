@@ -12,6 +12,7 @@ from ..extraction import XFinder
 from ..twins import spoken_prompt, written_prompt
 from .cascade import with_transcript
 from .jobs import Job
+from .metrics import average_result
 from .results import Line, sha256
 from .scoring import (
     domain_table,
@@ -86,7 +87,7 @@ def _letter(index: int | None) -> str:
 def summary(jobs: Sequence[Job], samples: dict[str, list[dict[str, Any]]], settings: EvaluationSettings) -> dict:
     """The parts of a results file that come from the samples."""
     parts = ["results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples"]
-    content: dict[str, Any] = {name: {} for name in [*parts, "task_hashes", "pairs", "domains"]}
+    content: dict[str, Any] = {name: {} for name in [*parts, "task_hashes", "pairs", "averages", "domains"]}
     for job in jobs:
         lines = samples[job.name]
         metrics: dict[str, float] = (
@@ -125,17 +126,28 @@ def summary(jobs: Sequence[Job], samples: dict[str, list[dict[str, Any]]], setti
         if not settings.predict_only and (table := domain_table(lines)):
             content["domains"][job.name] = table
         content["group_subtasks"].setdefault(job.task.name, []).append(job.name)
-    for task, names in content["group_subtasks"].items():
-        if settings.predict_only or f"{task}_text" not in names or "acc" not in samples[f"{task}_text"][0]:
-            continue
-        pairs = {
-            name.removeprefix(f"{task}_"): pair_metrics(
-                samples[name], samples[f"{task}_text"], settings.reference_accuracy, settings.seed
-            )
-            for name in names
-            if name != f"{task}_text"
-        }
-        content["pairs"] |= {task if form == "speech" else f"{task}_{form}": pair for form, pair in pairs.items()}
-        if "speech" in pairs:
-            content["groups"][task] = {"name": task, "alias": task, **pair_group(pairs["speech"])}
+    if not settings.predict_only:
+        _pair(content, samples, settings)
     return content
+
+
+def _pair(content: dict[str, Any], samples: dict[str, list[dict[str, Any]]], settings: EvaluationSettings) -> None:
+    """Add what comes from the same questions in two forms: `pairs`, `groups` and, over several tasks, `averages`."""
+    forms: dict[str, list[str]] = {}  # tasks that were asked in a heard form and in writing
+    for task, names in content["group_subtasks"].items():
+        if f"{task}_text" in names and "acc" in samples[f"{task}_text"][0]:
+            for name in names:
+                if name != f"{task}_text":
+                    forms.setdefault(name.removeprefix(f"{task}_"), []).append(task)
+    for form, tasks in forms.items():
+        suffix = "" if form == "speech" else f"_{form}"
+        # A published denominator is an average over tasks: of one among several it would be wrong.
+        own = settings.reference_accuracy if len(tasks) == 1 else None
+        pairs = {t: pair_metrics(samples[f"{t}_{form}"], samples[f"{t}_text"], own, settings.seed) for t in tasks}
+        content["pairs"] |= {f"{task}{suffix}": pair for task, pair in pairs.items()}
+        if form == "speech":
+            groups = {task: {"name": task, "alias": task, **pair_group(pair)} for task, pair in pairs.items()}
+            content["groups"] |= groups
+        if len(tasks) > 1:
+            average = average_result(list(pairs.values()), settings.reference_accuracy)
+            content["averages"][f"average of {', '.join(f'{task}{suffix}' for task in tasks)}"] = average

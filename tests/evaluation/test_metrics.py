@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tars_trl.evaluation.metrics import (
+    average_result,
     bootstrap_interval,
     mcnemar,
     names_reference,
@@ -113,3 +114,24 @@ def test_names_reference():
     assert names_reference("the Eiffel Tower", "It's the Eiffel tower, of course")
     assert not names_reference("art", "a party")  # words, not letters
     assert not names_reference("", "anything") and not names_reference("yes", "")
+
+
+def test_average_is_over_tasks_and_not_over_questions():
+    """10 questions at 60 % and 40 at 80 % spoken are 70 %; the interval's ends add up as those of independent means."""
+    small = paired_result([True] * 6 + [False] * 4, [True] * 8 + [False] * 2)
+    large = paired_result([True] * 32 + [False] * 8, [True] * 36 + [False] * 4)
+    average = average_result([small, large], 77.7)
+    assert (average["questions"], average["speech_accuracy"], average["gap"]) == (
+        50,
+        pytest.approx(0.7),
+        pytest.approx(0.15),
+    )
+    assert average["mrr"] == pytest.approx(100 * 0.7 / 0.777) and average["mrr_denominator"] == "77.70 (given)"
+    below = math.hypot(*(result["speech_accuracy"] - result["speech_interval"][0] for result in (small, large))) / 2
+    assert average["speech_interval"][0] == pytest.approx(0.7 - below)
+    assert average["mrr_interval"][0] == pytest.approx((0.7 - below) / 0.00777)
+    spread = math.hypot(*(result["gap_interval"][1] - result["gap"] for result in (small, large))) / 2
+    assert average["gap_interval"] == pytest.approx((0.15 - spread, 0.15 + spread))
+    own = average_result([small, large])
+    assert own["mrr"] == pytest.approx(100 * 0.7 / 0.85) and own["mrr_interval"] is None
+    assert average_result([paired_result([False], [False])] * 2)["mrr"] is None

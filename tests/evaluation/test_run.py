@@ -143,6 +143,22 @@ def test_figures(run, canned):
     assert "gap 33.3 points" in printed and "of 80.00 (given)" in printed
 
 
+def test_a_reference_accuracy_is_of_the_average_over_tasks(run, canned, questions_folder, tmp_path):
+    """The paper's 77.70 is an average over two benchmarks: neither of them alone is divided by it."""
+    (tmp_path / "other").mkdir()
+    questions(2).to_parquet(tmp_path / "other" / "test-00000-of-00001.parquet")
+    canned({(f"q{n}", m): right(n) for n in range(6) for m in ("speech", "text")[n > 2 :]})  # aloud the first three
+    tasks = f"demo={questions_folder},{tmp_path / 'other'}"
+    content, _, printed = run("--tasks", tasks, "--reference_accuracy", "80")
+    assert [pair["mrr_denominator"] for pair in content["pairs"].values()] == ["own text accuracy"] * 2
+    (average,) = content["averages"].values()
+    assert (
+        average["mrr"] == pytest.approx(100 * (0.5 + 1.0) / 2 / 0.8) and average["mrr_denominator"] == "80.00 (given)"
+    )
+    assert average["gap"] == pytest.approx(0.25) and average["questions"] == 8
+    assert "average of demo, other: gap 25.0 points" in printed and "MRR 93.8 % of 80.00 (given)" in printed
+
+
 def test_extractors_side_by_side(run, canned):
     """The same completions, read by both rules; a guess is a choice, and still a failure."""
     canned({("q0", "text"): "<think>B.</think> I say A.", ("q1", "text"): right(1), ("q2", "text"): "well"})
