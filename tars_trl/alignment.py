@@ -198,7 +198,9 @@ class BehaviorEncoder:
         if isinstance(model, str):
             from sentence_transformers import SentenceTransformer  # seconds to import, and not every run needs it
 
-            model = SentenceTransformer(_package_folder(model), device=str(device))
+            # In float32, so that an embedding does not depend on which texts it shares a batch with.
+            options = {"dtype": torch.float32}
+            model = SentenceTransformer(_package_folder(model), device=str(device), model_kwargs=options)
         self.model = model.eval()
         self.device = device
         self.batch_size = batch_size

@@ -4,16 +4,46 @@ Every call of a spread module gathers its parameters, which all processes have t
 process holds depends on how rows fell: one of two may hold written rows alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from transformers.integrations import deepspeed
 
 from .models import Features, SpeechLLM
 
 Result = TypeVar("Result")
+
+
+def is_spread(accelerator: Any) -> bool:
+    """Whether the parameters of the model are spread over processes.
+
+    Raises:
+        ValueError: with FSDP 1, under which clips cannot be encoded.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return accelerator.state.deepspeed_plugin.zero_stage == 3
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError(
+            "FSDP 1 flattens the audio tower's parameters, and clips are encoded outside of the forward pass that "
+            "restores them. Use FSDP 2 (recipes/accelerate/fsdp2.yaml) or DeepSpeed."
+        )
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
+@contextmanager
+def loaded_whole() -> Iterator[None]:
+    """Models that are loaded in the block stay whole, where transformers would partition any under ZeRO-3."""
+    kept = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = kept
 
 
 def encode_together(

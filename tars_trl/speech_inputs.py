@@ -22,6 +22,7 @@ from .loading import load_model, method_lora
 from .models import Features, SpeechLLM, architecture_of, placed_audio
 from .report import report_trainable
 from .rewards import completion_text
+from .sharding import encode_together, is_spread
 from .twins import spoken_prompt
 
 Row = dict[str, Any]
@@ -107,6 +108,7 @@ class SpeechTrainer:
             model = load_model(model, args, quantization_config)
         base = model.get_base_model() if is_peft_model(model) else model
         self.architecture = architecture_of(base.config.model_type)
+        self.architecture.prepare(base)
         for path in self.architecture.audio_modules.values():
             base.get_submodule(path).requires_grad_(False)
         if peft_config is None and args.lora_r > 0 and not is_peft_model(model):
@@ -143,7 +145,10 @@ class SpeechTrainer:
     def _audio(self, clips: Sequence[Features]) -> Iterator[None]:
         base = self._base_model()
         with torch.no_grad():
-            rows = self.architecture.encode(base, clips)
+            if is_spread(self.accelerator):
+                rows, _ = encode_together(self.architecture, self.accelerator, self.model, list(clips), clips[0])
+            else:
+                rows = self.architecture.encode(base, clips)
         with placed_audio(base.get_input_embeddings(), self.architecture.audio_token(base), rows):
             yield
 

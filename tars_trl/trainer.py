@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,10 @@ from .curriculum import ordered_by
 from .health import HealthCallback
 from .hub import prepare_run
 from .loading import load_model, method_lora
-from .models import Features, Prompt, architecture_of, placed_audio
+from .models import Features, Prompt, architecture_of, last_logits_only, placed_audio
 from .report import report_trainable
 from .rewards import completion_text
-from .sharding import encode_together
+from .sharding import encode_together, is_spread, loaded_whole
 from .twin_metrics import twin_metrics
 from .twins import (
     draw_references,
@@ -110,11 +110,24 @@ class TARSGRPOTrainer(VLLMRollouts, GRPOTrainer):
         self.architecture = architecture_of(base.config.model_type)
         if args.use_vllm:
             check_supported(base.config.model_type)
+        self.architecture.prepare(base)
         if args.freeze_audio:
             for path in self.architecture.audio_modules.values():
                 base.get_submodule(path).requires_grad_(False)
         if peft_config is None and args.lora_r > 0 and not is_peft_model(model):
             peft_config = method_lora(self.architecture, args)
+        if peft_config is not None or is_peft_model(model):
+            if not args.freeze_audio:
+                raise ValueError(
+                    "freeze_audio=False has no effect beside LoRA, which freezes all but its own weights. Train the "
+                    "whole model (lora_r=0), or leave freeze_audio on."
+                )
+        elif args.beta:
+            raise ValueError(
+                f"beta={args.beta} with lora_r=0 needs a second whole model, which TRL would load by the class that "
+                "the checkpoint names, not the part that is trained. Use LoRA, whose reference is the model with the "
+                "adapter off, or beta=0 (the method's)."
+            )
         # A placeholder in a completion would be taken for audio by the next forward pass.
         suppressed = set((args.generation_kwargs or {}).get("suppress_tokens", []))
         suppressed |= set(self.architecture.unsampled_tokens(base))
@@ -142,11 +155,7 @@ class TARSGRPOTrainer(VLLMRollouts, GRPOTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        if self._dist.fsdp_version == 1 and args.modalities != "text":
-            raise ValueError(
-                "FSDP 1 flattens the audio tower's parameters, and clips are encoded outside of the forward pass that "
-                "restores them. Use FSDP 2 (recipes/accelerate/fsdp2.yaml) or DeepSpeed."
-            )
+        self._spread = args.modalities != "text" and is_spread(self.accelerator)
         if args.modalities == "both":  # from here on a TRL group is one twin; the samplers still repeat for both
             self.num_generations //= 2
             self.num_generations_eval //= 2
@@ -158,7 +167,8 @@ class TARSGRPOTrainer(VLLMRollouts, GRPOTrainer):
         self._behavior: BehaviorEncoder | None = None
         if args.aligned and args.behavior_weight:
             device = args.behavior_device or self.accelerator.device
-            self._behavior = BehaviorEncoder(args.behavior_model, device, args.behavior_batch_size)
+            with loaded_whole():
+                self._behavior = BehaviorEncoder(args.behavior_model, device, args.behavior_batch_size)
         self._rows: list[Row] = []  # of the generation under way, on this process
         self._prompts: list[Prompt] = []
         self._waveforms: list[list | None] = []  # as vLLM takes them
@@ -270,30 +280,28 @@ class TARSGRPOTrainer(VLLMRollouts, GRPOTrainer):
         first = self.accelerator.process_index * len(inputs)
         self._rows, self._prompts = [], []
         self._waveforms = []
-        made: dict[tuple[str, str], tuple] = {}  # by question and modality: each is prepared once
+        made: dict[tuple[int, str], tuple] = {}  # by group and modality: each is prepared once
         for number, row in enumerate(inputs):
             modality = modality_of(first + number, group, self.args.modalities)
-            key = question_key(row)
-            if (key, modality) not in made:
-                made[key, modality] = self._make_prompt(row, modality)
-            conversation, prompt, waveform = made[key, modality]
+            place = ((first + number) // group, modality)
+            if place not in made:
+                made[place] = self._make_prompt(row, modality)
+            conversation, prompt, waveform = made[place]
             columns = {name: value for name, value in row.items() if name != "audio"}
-            self._rows.append({**columns, "prompt": conversation, "modality": modality, "key": key})
+            self._rows.append({**columns, "prompt": conversation, "modality": modality, "key": question_key(row)})
             self._prompts.append(prompt)
             self._waveforms.append(None if waveform is None else [(waveform, TARGET_RATE)])
 
         clips: list[Any] = [prompt.features for prompt in self._prompts]
-        spread = self._dist.is_zero3 or self._dist.is_fsdp
         if self.args.modalities != "text" and (
-            spread or (self.accelerator.num_processes > 1 and not self.args.freeze_audio)
+            self._spread or (self.accelerator.num_processes > 1 and not self.args.freeze_audio)
         ):
             self._spare = self._make_prompt(inputs[0], "speech")[1].features
-        if self.args.freeze_audio:
-            with torch.no_grad():
+        with torch.no_grad(), _without_dropout(self.model):
+            if self.args.freeze_audio:
                 clips = self._encode(clips)
-        with _without_dropout(self.model):
             self._check_parity(clips, self._waveforms)
-        with self._audio(clips), _without_dropout(self.model):
+        with torch.no_grad(), self._audio(clips), _without_dropout(self.model):
             output = super()._generate_and_score_completions(self._rows)
         output["audio"] = clips
         self._pooler, self._waveforms = None, []
@@ -360,12 +368,11 @@ class TARSGRPOTrainer(VLLMRollouts, GRPOTrainer):
             if pooled:
                 self._pool_sampled(sampled[0])
             return sampled
-        if not pooled:
-            return super()._generate_single_turn(
-                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
-            )
-        self._pooler = StatePooler(self._states, len(prompt_ids), self.eos_token_ids)
-        with self._pooler.attached(self._base_model().get_input_embeddings()):
+        base = self._base_model()
+        with last_logits_only(base), ExitStack() as stack:
+            if pooled:
+                self._pooler = StatePooler(self._states, len(prompt_ids), self.eos_token_ids)
+                stack.enter_context(self._pooler.attached(base.get_input_embeddings()))
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )

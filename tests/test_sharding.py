@@ -5,25 +5,32 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
-from trl.distributed import DistributedBackend
+from transformers.integrations.deepspeed import (
+    HfDeepSpeedConfig,
+    is_deepspeed_zero3_enabled,
+    unset_hf_deepspeed_config,
+)
 
+from tars_trl.sharding import is_spread, loaded_whole
 from tests.conftest import ROOT
 
 CONFIGS = {"zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "fsdp2": "FSDP"}
 
 
-def run(folder, config, processes, batch, freeze="true"):
-    """Logs and saved weights of `sharded_run.py` under `recipes/accelerate/CONFIG.yaml`."""
+def launch(script, config, processes, folder, *arguments):
+    """A script of the tests under `recipes/accelerate/CONFIG.yaml`; its first argument is the folder."""
     folder.mkdir()
-    config = ROOT / "recipes" / "accelerate" / f"{config}.yaml"
     # DeepSpeed finds no GPU to count processes by; FSDP2's own launcher is torchrun, too.
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--num_processes",
-               processes, "--main_process_port", 0, "--mixed_precision", "no",
-               ROOT / "tests" / "sharded_run.py", folder, batch, freeze]  # fmt: skip
+    command = [sys.executable, "-m", "accelerate.commands.launch",
+               "--config_file", ROOT / "recipes" / "accelerate" / f"{config}.yaml", "--num_processes", processes,
+               "--main_process_port", 0, "--mixed_precision", "no", ROOT / "tests" / script, folder,
+               *arguments]  # fmt: skip
     environment = os.environ | {
         "DS_ACCELERATOR": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
@@ -33,6 +40,11 @@ def run(folder, config, processes, batch, freeze="true"):
     }
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def run(folder, config, processes, batch, freeze="true"):
+    """Logs and saved weights of `sharded_run.py`."""
+    launch("sharded_run.py", config, processes, folder, batch, freeze)
     logs = json.loads((folder / "logs.json").read_text())
     if freeze == "true":
         return logs, load_file(folder / "adapter_model.safetensors")
@@ -57,7 +69,8 @@ def test_two_processes_equal_one(alone, tmp_path, config, freeze):
     found, sharded = run(tmp_path / "out", config, 2, 4, freeze)
     assert found["kind"] == CONFIGS[config] and expected["kind"] == "NO"
     for one, two in zip(expected["logs"], found["logs"], strict=True):
-        for name in ("loss", "grad_norm", "rewards/representation_alignment/mean", "speech/completion_length",
+        for name in ("loss", "grad_norm", "rewards/representation_alignment/mean",
+                     "rewards/behavior_alignment/mean", "speech/completion_length",
                      "alignment/layer_similarity/first_third", "alignment/layer_similarity/last_third"):  # fmt: skip
             # Other padding, other order of sums: 1e-6 was seen.
             assert one[name] == pytest.approx(two[name], rel=1e-5, abs=1e-7), name
@@ -67,15 +80,35 @@ def test_two_processes_equal_one(alone, tmp_path, config, freeze):
     assert largest < 1e-6, largest  # 1e-8 was seen; the adapter reaches 0.09
 
 
-def test_fsdp_1_is_refused(make_trainer, monkeypatch):
-    monkeypatch.setattr(DistributedBackend, "is_fsdp", False)
-    original = DistributedBackend.__init__
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+@pytest.mark.slow
+def test_supervised_trainers_encode_clips_under_fsdp2(tmp_path, method):
+    """Two processes, each with half of the batch, take the steps that one process takes."""
+    losses = {}
+    for config, processes, batch in (("cpu", 1, 4), ("fsdp2", 2, 2)):
+        folder = tmp_path / config
+        launch("sharded_supervised.py", config, processes, folder, method, batch)
+        losses[config] = json.loads((folder / "losses.json").read_text())
+    assert len(losses["cpu"]) == 2 and losses["cpu"][0] != losses["cpu"][1]
+    assert losses["cpu"] == pytest.approx(losses["fsdp2"], rel=1e-5)
 
-    def first_version(self, accelerator):
-        original(self, accelerator)
-        self.fsdp_version = 1
 
-    monkeypatch.setattr(DistributedBackend, "__init__", first_version)
+def test_what_is_spread():
+    kinds = {DistributedType.NO: False, DistributedType.MULTI_GPU: False, DistributedType.FSDP: True}
+    for kind, spread in kinds.items():
+        assert is_spread(SimpleNamespace(distributed_type=kind, is_fsdp2=True)) == spread
+    for stage in (0, 1, 2, 3):
+        state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage))
+        assert is_spread(SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, state=state)) == (stage == 3)
     with pytest.raises(ValueError, match="FSDP 1 flattens.*Use FSDP 2"):
-        make_trainer()
-    make_trainer(modalities="text")
+        is_spread(SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=False))
+
+
+def test_models_beside_the_trained_one_stay_whole():
+    """Under ZeRO-3 transformers partitions whatever is loaded; the embedding model of R_beh is used as it is."""
+    config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
+    assert is_deepspeed_zero3_enabled()
+    with loaded_whole():
+        assert not is_deepspeed_zero3_enabled()
+    assert is_deepspeed_zero3_enabled() and config.is_zero3()
+    unset_hf_deepspeed_config()

@@ -338,6 +338,32 @@ def test_duplicated_questions_in_a_batch(make_trainer):
     assert all(value != 0 for value in rep[:4]) and rep[8:12] == [0.0] * 4
 
 
+def test_questions_that_share_a_key(make_trainer):
+    """Each is asked with its own text and clip."""
+    data = questions(2).map(lambda row: {**row, "key": "same"})
+    trainer = make_trainer(dataset=data, per_device_train_batch_size=16)
+    rollout(trainer, (0, 1))
+    prompts = trainer._prompts
+    for spoken, read in ((0, 4), (8, 12)):
+        assert prompts[spoken] is prompts[spoken + 3] and prompts[read] is prompts[read + 3]
+    assert prompts[4].ids != prompts[12].ids and prompts[0].ids != prompts[8].ids
+
+
+def test_settings_that_have_no_effect_or_no_reference_are_refused(make_trainer):
+    with pytest.raises(ValueError, match="freeze_audio=False has no effect beside LoRA.*lora_r=0"):
+        make_trainer(freeze_audio=False)
+    with pytest.raises(ValueError, match="beta=0.1 with lora_r=0 needs a second whole model.*Use LoRA"):
+        make_trainer(beta=0.1, lora_r=0)
+
+
+def test_logits_are_made_for_the_last_token_of_a_prompt(make_trainer):
+    trainer = make_trainer()
+    widths = []
+    trainer._base_model().lm_head.register_forward_hook(lambda _m, _args, output: widths.append(output.size(1)))
+    rollout(trainer)
+    assert widths and set(widths) == {1}
+
+
 def test_placeholder_cannot_be_sampled(make_trainer):
     """A model that wants nothing but audio placeholders never gets to write one, and trains on."""
     trainer = make_trainer(max_steps=1)

@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from ..audio import load_audio
-from ..models import SpeechLLM, architecture_of, placed_audio
+from ..models import SpeechLLM, architecture_of, last_logits_only, placed_audio
 from ..twins import Modality, question_key, spoken_prompt, written_prompt
 
 
@@ -116,7 +116,8 @@ def _batch(
     if spoken:
         clips = architecture.encode(base, [prompt.features for prompt in prompts if prompt.features is not None])
     clips = [clip for clip in clips for _ in range(config.num_return_sequences)]
-    with placed_audio(base.get_input_embeddings(), architecture.audio_token(base), clips):
+    audio = placed_audio(base.get_input_embeddings(), architecture.audio_token(base), clips)
+    with audio, last_logits_only(base):
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:]
     finished = []
     for number, tokens in enumerate(output.tolist()):

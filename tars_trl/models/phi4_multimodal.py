@@ -44,11 +44,17 @@ class Phi4Multimodal:
 
         if model_id == MODEL_ID and kwargs.get("revision") is None:
             kwargs["revision"] = NATIVE_REVISION
+        attention = kwargs.get("attn_implementation")
+        if isinstance(attention, str) and "flash" in attention:
+            # The audio tower adds a bias for the distance of frames, which flash attention cannot take.
+            kwargs["attn_implementation"] = {"": attention, "audio_config": "sdpa", "vision_config": "sdpa"}
         model = Phi4MultimodalForCausalLM.from_pretrained(model_id, **kwargs)
-        # TRL 1.16 reads the image placeholder of every multimodal model from here (`GRPOTrainer.__init__`).
-        model.config.image_token_id = model.config.vision_config.image_token_id
         where = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if kwargs.get(name) is not None}
         return self._with_speech_lora(model, model_id, where)
+
+    def prepare(self, model: Any) -> None:
+        """TRL 1.16 reads the image placeholder of every multimodal model from its config (`GRPOTrainer.__init__`)."""
+        model.config.image_token_id = model.config.vision_config.image_token_id
 
     def _with_speech_lora(self, model: Any, model_id: str, where: dict[str, Any]) -> Any:
         from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
@@ -119,7 +125,8 @@ class Phi4Multimodal:
         other embeddings than the clip alone.
         """
         audio = model.get_submodule(self.audio_modules["audio projector"])
-        weight = audio.up_proj_for_speech.weight
+        # Of the bias: a weight may be partitioned (ZeRO-3) or packed (4 bits).
+        device, dtype = audio.up_proj_for_speech.bias.device, audio.up_proj_for_speech.bias.dtype
         by_length: dict[int, list[int]] = {}
         for number, clip in enumerate(clips):
             by_length.setdefault(clip["audio_input_features"].size(0), []).append(number)
@@ -128,9 +135,12 @@ class Phi4Multimodal:
             features = torch.stack([clips[number]["audio_input_features"] for number in numbers])
             sizes = [int(clips[number]["audio_embed_sizes"]) for number in numbers]
             # The class's own projection and placing, over rows that are nothing but placeholders.
-            ids = torch.full((len(numbers), sizes[0]), self.audio_token(model), device=weight.device)
-            empty = torch.zeros(*ids.shape, weight.size(0), dtype=weight.dtype, device=weight.device)
-            encoded |= zip(numbers, audio(ids, empty, features, audio_embed_sizes=sizes), strict=True)
+            ids = torch.full((len(numbers), sizes[0]), self.audio_token(model), device=device)
+            empty = torch.zeros(*ids.shape, model.config.hidden_size, dtype=dtype, device=device)
+            # DeepSpeed and FSDP cast parameters and leave the tower's mean and variance as they are, in float32.
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                embeddings = audio(ids, empty, features, audio_embed_sizes=sizes)
+            encoded |= zip(numbers, embeddings.to(dtype), strict=True)
         return [encoded[number] for number in range(len(clips))]
 
     def audio_token(self, model: Any) -> int:

@@ -26,6 +26,9 @@ class Qwen2_5OmniThinker:
 
         return Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(model_id, **kwargs)
 
+    def prepare(self, model: Any) -> None:
+        """Nothing is missing."""
+
     def prompt(
         self, processor: Any, conversation: list[dict[str, Any]], waveform: np.ndarray | None, **kwargs: Any
     ) -> Prompt:

@@ -103,6 +103,31 @@ def test_revision_of_the_native_weights(monkeypatch, model_id, given, used):
     assert seen["revision"] == used and where == ({} if used is None else {"revision": used})
 
 
+def test_flash_attention_is_for_the_decoder(monkeypatch):
+    """The audio tower's relative positions are a mask that flash attention cannot take."""
+    import transformers
+
+    seen = []
+    loaded = lambda model_id, **kwargs: seen.append(kwargs["attn_implementation"])  # noqa: E731
+    monkeypatch.setattr(transformers.Phi4MultimodalForCausalLM, "from_pretrained", loaded)
+    monkeypatch.setattr(Phi4Multimodal, "_with_speech_lora", lambda *args: None)
+    for given in ("flash_attention_2", "eager"):
+        Phi4Multimodal().load("me/mine", attn_implementation=given)
+    assert seen == [{"": "flash_attention_2", "audio_config": "sdpa", "vision_config": "sdpa"}, "eager"]
+
+
+def test_half_precision_parameters_with_buffers_in_float32(tiny_phi4):
+    """As DeepSpeed and FSDP leave them."""
+    model, processor = tiny_phi4
+    prompt = Phi4Multimodal().prompt(processor, spoken_prompt(question(0)["prompt"]), waveform(8000))
+    (expected,) = Phi4Multimodal().encode(model, [prompt.features])
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    (found,) = Phi4Multimodal().encode(model, [prompt.features])
+    assert found.dtype == torch.bfloat16
+    assert torch.nn.functional.cosine_similarity(found.float(), expected, dim=-1).min() > 0.99  # 0.999 was seen
+
+
 def test_prompt_format(tiny_phi4):
     _, processor = tiny_phi4
     conversation = question(0)["prompt"]
@@ -233,3 +258,13 @@ def test_recipe_trains(tiny_phi4, embedder_folder, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "language model, LoRA" in done.stdout
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_a_model_loaded_by_the_user_can_be_trained(tiny_phi4, tmp_path):
+    """TRL asks any multimodal config for an image placeholder, which this one keeps elsewhere."""
+    model, processor = tiny_phi4
+    config = TARSGRPOConfig(
+        str(tmp_path), reference_reward="odd_reward", behavior_weight=0, bf16=False, use_cpu=True, report_to=[]
+    )
+    trainer = TARSGRPOTrainer(model, [odd_reward], config, questions(), processing_class=processor)
+    assert trainer.model.config.image_token_id == model.config.vision_config.image_token_id
