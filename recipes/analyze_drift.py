@@ -5,10 +5,11 @@ r"""Where speech and text part inside a model: layer-wise similarity under the s
 For each model its own written completions (greedy, or those of --completions) are fed behind both prompts and compared
 layer by layer, token by token and pooled (paper, figure 2). Left in the output folder: `MODEL/layer_stats.json` (keys
 of the published files) and `MODEL/layer_stats_pooled.json`, `layer_sets.json`, `drift.png`. Files of other models join
-the figure with `--stats paper=layer_stats.json`. Figure 3 is drawn from runs that aligned different layers:
+the figure with `--stats paper=layer_stats.json`. Figure 3 is drawn from evaluations of runs that aligned different
+layers: results of recipes/evaluate.py (files or folders), result.json of recipes/compare.py, summary.json of the demo.
 
     python recipes/analyze_drift.py --output runs/layers \
-        --layer_sets shallow=runs/shallow/summary.json all=runs/all/summary.json
+        --layer_sets shallow=runs/compare/tars_shallow-seed0/result.json all=runs/results/runs__all
 """
 
 import argparse
@@ -24,6 +25,7 @@ from tars_trl.evaluation import complete
 from tars_trl.evaluation.drift import Drift, layer_set_stats, layer_stats, measure_drift, read_layer_stats
 from tars_trl.evaluation.loading import load_speech_llm
 from tars_trl.plots import plot_drift, plot_layer_sets
+from tars_trl.runs import read_pair
 
 
 def named(text: str) -> tuple[str, str]:
@@ -50,7 +52,7 @@ def given_completions(path: Path) -> dict[str, str]:
 def analyze(name: str, path: str, rows: list[dict[str, Any]], args: argparse.Namespace) -> Drift:
     """Load one model, complete the questions in writing, compare."""
     device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    model, processor = load_speech_llm(path, dtype=args.dtype, device=device)
+    model, processor = load_speech_llm(path, revision=args.revision, dtype=args.dtype, device=device)
     if args.completions:
         completions = given_completions(args.completions)
     else:
@@ -65,8 +67,9 @@ def main() -> None:
     """Measure, write the files, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", type=named, default=[], metavar="NAME=MODEL_OR_ADAPTER")
+    parser.add_argument("--revision", help="of the base models on the hub, if not the one that an adapter's run names")
     parser.add_argument("--stats", nargs="*", type=named, default=[], metavar="NAME=layer_stats.json")
-    parser.add_argument("--layer_sets", nargs="*", type=named, default=[], metavar="NAME=summary.json")
+    parser.add_argument("--layer_sets", nargs="*", type=named, default=[], metavar="NAME=RESULTS")
     parser.add_argument("--questions", default="recipes/demo/questions", help="folder, file or hub id")
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int, help="compare on this many questions only, drawn with seed 0")
@@ -98,8 +101,9 @@ def main() -> None:
     if sets:
         (args.output / "layer_sets.json").write_text(json.dumps(sets, indent=2) + "\n")
     if args.layer_sets:
-        results = {name: json.loads(Path(path).read_text())["after"] for name, path in args.layer_sets}
-        plot_layer_sets(results).savefig(args.output / "layer_sets.png")
+        plot_layer_sets({name: read_pair(path) for name, path in args.layer_sets}).savefig(
+            args.output / "layer_sets.png"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Ask a speech LLM a question, spoken or written, and read its answer as it comes.
 
-    python recipes/chat.py --model recipes/demo/tiny-omni --audio question.wav
-    python recipes/chat.py --model Qwen/Qwen2.5-Omni-7B --adapter runs/tars-7b \
-        --audio question.wav --text "What is the capital of France? Option A: Lyon. Option B: Paris."
+    python recipes/chat.py --model runs/demo --audio runs/demo/question.ogg --system_prompt "Think, then answer."
+    python recipes/chat.py --model Qwen/Qwen2.5-Omni-7B --adapter runs/tars-qwen2.5-omni-7b \
+        --audio france.wav --text "What is the capital of France? Option A: Lyon. Option B: Paris."
 
-With both it answers twice, once from each twin's prompt, and prints the answers side by side.
+The first asks what the demo leaves; france.wav is a recording of yours. Given both forms it answers twice, once from
+each twin's prompt, and prints the answers side by side.
 """
 
 import argparse
@@ -65,6 +66,7 @@ def main(args: list[str] | None = None) -> dict[str, str]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="hub id or folder; also of an adapter that names its base model")
     parser.add_argument("--adapter", help="hub id or folder of a LoRA adapter")
+    parser.add_argument("--revision", help="of the base model on the hub, if not the one that the adapter's run names")
     parser.add_argument("--audio", help="file with the spoken question: wav, flac, ogg, mp3")
     parser.add_argument("--text", help="the written question")
     parser.add_argument("--system_prompt", default=SYSTEM_PROMPT, help="an empty text for none")
@@ -78,7 +80,9 @@ def main(args: list[str] | None = None) -> dict[str, str]:
 
     device = options.device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
     waveform = None if options.audio is None else load_audio(options.audio)
-    model, processor = load_speech_llm(options.model, options.adapter, dtype=options.dtype, device=device)
+    model, processor = load_speech_llm(
+        options.model, options.adapter, revision=options.revision, dtype=options.dtype, device=device
+    )
     sampling = (
         {"do_sample": True, "temperature": options.temperature} if options.temperature > 0 else {"do_sample": False}
     )

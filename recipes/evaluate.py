@@ -1,7 +1,7 @@
 """Accuracy, gap and recovery rate of a speech LLM or an adapter, by benchmark and modality, with intervals.
 
     accelerate launch recipes/evaluate.py --config recipes/evaluation/demo.yaml
-    accelerate launch recipes/evaluate.py --model Qwen/Qwen2.5-Omni-7B --adapter runs/tars-7b \
+    accelerate launch recipes/evaluate.py --model Qwen/Qwen2.5-Omni-7B --adapter runs/tars-qwen2.5-omni-7b \
         --tasks voicebench_mmsu,voicebench_openbookqa --modality both --log_samples true --output_path results
     python recipes/evaluate.py --compare results/before results/after
 
@@ -53,6 +53,8 @@ def comparison_table(table: dict) -> str:
             f"{name:<34}{row['questions']:>6}{100 * row['first']:>10.1f}{100 * row['second']:>11.1f}{difference:>26}"
             f"{row['mcnemar']['p_value']:>11.2g}"
         )
+        if row["only_in_one"]:
+            lines.append(f"  {row['only_in_one']} questions that only one of the two answered are left out")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@ r"""From a checkpoint to a folder that others can open, checked, carded and, if 
 
     python recipes/export.py --checkpoint runs/demo --output runs/demo-merged --format merged
     python recipes/export.py --checkpoint runs/tars-qwen2.5-omni-7b --output runs/tars-omni --format omni \
-        --results results/*/results_*.json --push_to user/TARS-Omni
+        --results runs/results/*tars-qwen2.5-omni-7b/results_*.json --push_to user/TARS-Omni
 
 Formats: adapter; merged (whole model, the thinker of a Qwen2.5-Omni); omni (the whole Omni with the thinker put back).
 Every export is loaded again in a fresh process, whose greedy answers and logits to a spoken and a written question must
@@ -58,7 +58,7 @@ class Export:
 def main() -> None:
     """Load, answer, write, verify, card, push."""
     (run,) = parse(Export)
-    results = read_pairs(run.results)
+    results = read_pairs(run.results, run.checkpoint)
     if run.push_to:  # before anything expensive
         prepare_repository(
             run.push_to, revision=run.revision, private=not run.public, overwrite=run.overwrite, folder=run.output

@@ -3,6 +3,11 @@
     python recipes/report.py runs/demo
     python recipes/report.py runs/mine --questions my/questions --split train --output mine.html
 
+Before and after are those of the demo's summary.json, or evaluations in RUN/evaluation/before and RUN/evaluation/after:
+
+    python recipes/evaluate.py --model BASE --tasks demo --output_path runs/mine/evaluation/before
+    python recipes/evaluate.py --model runs/mine --tasks demo --output_path runs/mine/evaluation/after
+
 Clips of the samples are looked up by key in --questions; questions that are not found there are shown without.
 """
 

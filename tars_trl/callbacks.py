@@ -5,9 +5,9 @@ from typing import Any
 from transformers import ProgressCallback
 
 SHOWN = {
-    "speech": ("speech/accuracy", "eval_speech/accuracy"),
-    "text": ("text/accuracy", "eval_text/accuracy"),
-    "gap": ("gap/accuracy", "eval_gap/accuracy"),
+    "speech": ("speech/accuracy", "eval_speech/accuracy", "eval_speech/accuracy_greedy"),
+    "text": ("text/accuracy", "eval_text/accuracy", "eval_text/accuracy_greedy"),
+    "gap": ("gap/accuracy", "eval_gap/accuracy", "eval_gap/accuracy_greedy"),
     "reward": ("reward", "eval_reward"),
     "no_ref": ("alignment/no_reference",),
 }

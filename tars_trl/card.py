@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .evaluation.loading import identity
 from .record import run_record
 
 PAPER = "https://arxiv.org/abs/2601.05543"
@@ -110,22 +111,51 @@ def write_run(trainer: Any) -> None:
     write_card(folder, facts, name, "adapter" if facts["adapter"] else "merged")
 
 
-def read_pairs(files: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
+def read_pairs(files: Sequence[str | Path], checkpoint: str | Path | None = None) -> dict[str, dict[str, Any]]:
     """Paired results (both modalities of the same questions) of result files, by benchmark.
 
+    Args:
+        files: of `recipes/evaluate.py`, which name the model that was evaluated, an adapter by its own name and not its
+            base's; or any JSON with paired results, which is taken as it is.
+        checkpoint: the model that the results have to be of; None for one model, whichever.
+
     Raises:
-        ValueError: a file holds none.
+        ValueError: a file holds none, is of another model, or has other figures of a benchmark than a file before it.
     """
     pairs: dict[str, dict[str, Any]] = {}
+    places: dict[str, str | Path] = {}
+    evaluated = None if checkpoint is None else str(checkpoint)
     for file in files:
-        found = dict(_paired(json.loads(Path(file).read_text(encoding="utf-8")), Path(file).stem))
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        found = dict(_paired(content, Path(file).stem))
         if not found:
             raise ValueError(
                 f"results: {file} holds no result in both modalities (speech_accuracy and text_accuracy). "
                 "Give result files of an evaluation with --modality both."
             )
+        name = content.get("model_name")
+        evaluated = name if evaluated is None else evaluated
+        if name is not None and evaluated is not None and not _is_of(content, evaluated):
+            raise ValueError(
+                f"results: {file} is of {name}, and the card of {evaluated}: it would show another model's figures. "
+                "Give the result files of that one model."
+            )
+        for benchmark, pair in found.items():
+            if pairs.get(benchmark, pair) != pair:
+                raise ValueError(
+                    f"results: {places[benchmark]} and {file} have different figures of {benchmark}, and a card shows "
+                    "one. Give one file for each benchmark."
+                )
+            places[benchmark] = file
         pairs |= found
     return pairs
+
+
+def _is_of(content: dict[str, Any], model: str) -> bool:
+    """Whether a results file is of `model`: by the name it was evaluated under, or, where that differs, by weights."""
+    if content["model_name"] == model or Path(content["model_name"]).resolve() == Path(model).resolve():
+        return True
+    return Path(model).is_dir() and identity(model) in (content.get("hashes") or {}).values()
 
 
 def _paired(value: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,13 +6,22 @@ All text that comes from a run (completions above all) is escaped.
 import base64
 import html
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .plots import COLORS
-from .runs import completions_frame, load_run, read_json, reward_columns, run_settings
+from .runs import (
+    NotLogged,
+    Run,
+    completions_frame,
+    load_run,
+    read_json,
+    read_pair,
+    reward_columns,
+    run_settings,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,8 +51,9 @@ def write_report(
 
     Args:
         run: output folder of a training run. Beside its log are used, where they exist: `summary.json` (`before`,
-            `after` and `command`, as the demo writes them), `trainable.json`, `training_args.bin`, `completions/`, and
-            the `layer_stats.json` files of `recipes/analyze_drift.py` in any folder below.
+            `after` and `command`, as the demo writes them) or else `evaluation/before` and `evaluation/after`
+            (`--output_path` of `recipes/evaluate.py`), `trainable.json`, `training_args.bin`, `completions/`, and the
+            `layer_stats.json` files of `recipes/analyze_drift.py` in any folder below.
         output: file to write; `report.html` in the run's folder if None.
         questions: rows of the run's data set, for the clips of the samples; audio undecoded.
         shown: questions of the last logged step to show, those with the widest spread of rewards first.
@@ -102,10 +112,14 @@ def twins_html(completions: "DataFrame", audio: Any = None) -> str:
 
 
 def answers_html(sample: Mapping[str, Any], audio: Any = None) -> str:
-    """One question of an evaluation (a row of `runs.samples_frame`): clip, and both answers side by side."""
+    """One question of an evaluation (a row of `runs.samples_frame`): clip, and both answers side by side.
+
+    An open question has no options.
+    """
     right = {True: "right", False: "wrong"}
     twins = {m: (right[bool(sample[f"{m}_right"])], sample[f"{m}_completion"], "") for m in ("speech", "text")}
-    options = zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", sample["options"], strict=False)
+    given = sample["options"] if isinstance(sample["options"], Sequence) else ()  # None or NaN: an open question
+    options = zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", given, strict=False)
     prompt = "\n".join([str(sample["question"]), *(f"{letter}. {option}" for letter, option in options)])
     return _side_by_side(sample["key"], f"right answer {sample['answer']}", prompt, audio, twins)
 
@@ -142,7 +156,10 @@ def _before_after(folder: Path) -> str:
     summary = read_json(folder / "summary.json") or {}
     before, after = summary.get("before"), summary.get("after")
     if not before or not after:
-        return ""
+        places = [folder / "evaluation" / name for name in ("before", "after")]
+        if not all(place.is_dir() for place in places):
+            return ""
+        before, after = map(read_pair, places)
     rows = []
     for name, result in (("before", before), ("after", after)):
         cells = [name]
@@ -159,12 +176,27 @@ def _before_after(folder: Path) -> str:
     )
 
 
-def _curves(run: Any) -> str:
-    from .plots import plot_gap, plot_health, plot_rewards
+def _curves(run: Run) -> str:
+    """The figures of which the run logged something; of a supervised run the loss."""
+    from .plots import plot_gap, plot_health, plot_loss, plot_rewards
 
-    figures = [(plot_gap, "Accuracy and gap over training"), (plot_rewards, "Reward terms by modality")]
-    figures.append((plot_health, "Signal, references, truncation and lengths"))
-    return "<h2>Training</h2>" + "".join(f"<p>{figure_tag(draw(run), alt)}</p>" for draw, alt in figures)
+    twins = [
+        (plot_gap, "Accuracy and gap over training"),
+        (plot_rewards, "Reward terms by modality"),
+        (plot_health, "Signal, references, truncation and lengths"),
+    ]
+    figures = _drawn(run, twins) or _drawn(run, [(plot_loss, "Loss over training")])
+    return "<h2>Training</h2>" + "".join(figures) if figures else ""
+
+
+def _drawn(run: Run, figures: Iterable[tuple[Callable[[Run], "Figure"], str]]) -> list[str]:
+    tags = []
+    for draw, alt in figures:
+        try:
+            tags.append(f"<p>{figure_tag(draw(run), alt)}</p>")
+        except NotLogged:
+            continue
+    return tags
 
 
 def _drift(folder: Path) -> str:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from .runs import Run, accuracy_columns, metrics_frame
+from .runs import NotLogged, Run, accuracy_columns, metrics_frame, names_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,21 +64,21 @@ def plot_gap(runs: Run | Sequence[Run], smooth: int = 10) -> "Figure":
     """Accuracy of the twins over training, and the gap between them, for one run or several.
 
     Lines are means over the last `smooth` logged steps of the sampled completions; bands their 95 % intervals, from the
-    spread of those steps (drawn for a single run). Marks with lines through them are held-out accuracies (`eval_…`),
-    where the run measured them.
+    spread of those steps (drawn for a single run). Marks with lines through them are held-out accuracies, where the run
+    measured them: filled the greedy ones of `EvaluationCallback` (`eval_…_greedy`), hollow those of `trainer.evaluate`.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     figure, (left, right) = _figure(10, 3.8, 2)
-    for number, run in enumerate(runs):
+    for number, (name, run) in enumerate(zip(names_apart(runs), runs, strict=True)):
         metrics, line = metrics_frame(run), LINES[number % len(LINES)]
         for column in accuracy_columns(metrics):
             modality = column.split("/")[0]
             label = modality if number == 0 else None
             _curve(left, 100 * metrics[column], smooth, modality, line, label, band=len(runs) == 1)
-            _held_out(left, metrics, f"eval_{column}", modality, line)
         if "gap/accuracy" in metrics:
-            _curve(right, 100 * metrics["gap/accuracy"], smooth, "gap", line, run.name, band=len(runs) == 1)
-            _held_out(right, metrics, "eval_gap/accuracy", "gap", line)
+            _curve(right, 100 * metrics["gap/accuracy"], smooth, "gap", line, name, band=len(runs) == 1)
+        for axes, kind in ((left, "speech"), (left, "text"), (right, "gap")):
+            _held_out(axes, metrics, kind, line)
     left.set(title="Accuracy", xlabel="training step", ylabel="accuracy (%)", ylim=(0, 102))
     right.set(title="Modality gap (text - speech)", xlabel="training step", ylabel="gap (percentage points)")
     right.axhline(0, color="#888888", linewidth=1)
@@ -114,6 +114,19 @@ def plot_health(run: Run, smooth: int = 10) -> "Figure":
         ("Recovery rate (speech / text)", "percent", {"gap": "gap/recovery_rate"}, None),
     ]
     return _panels(metrics_frame(run), panels, smooth)
+
+
+@_styled
+def plot_loss(run: Run, smooth: int = 10) -> "Figure":
+    """Loss and fit of a supervised run (recipes/sft.py, recipes/dpo.py) over training; bands as in `plot_gap`."""
+    panels: list[Panel] = [
+        ("Loss", "mean of the batch", {"gap": "loss"}, None),
+        ("Loss, held out", "mean", {"gap": "eval_loss"}, None),
+        ("SFT: next token is right", "share, 0 to 1", {"gap": "mean_token_accuracy"}, None),
+        ("DPO: chosen over rejected", "share, 0 to 1", {"gap": "rewards/accuracies"}, SHARE),
+        ("DPO: margin of the rewards", "mean", {"gap": "rewards/margins"}, None),
+    ]
+    return _panels(metrics_frame(run), panels, smooth, "SFTTrainer or DPOTrainer")
 
 
 @_styled
@@ -252,15 +265,26 @@ def _curve(axes: "Axes", values: "Series", smooth: int, kind: str, line: str, la
         axes.fill_between(mean.index, mean - half, mean + half, color=COLORS[kind], alpha=0.18, linewidth=0)
 
 
-def _held_out(axes: "Axes", metrics: "DataFrame", column: str, kind: str, line: str) -> None:
-    if column in metrics:
-        measured = 100 * metrics[column].dropna()
-        label = f"{kind}, held out" if line == LINES[0] else None
-        axes.plot(measured.index, measured, line, color=COLORS[kind], marker=MARKERS[kind], alpha=0.6, label=label)
+def _held_out(axes: "Axes", metrics: "DataFrame", kind: str, line: str) -> None:
+    for column, name, face in (
+        (f"eval_{kind}/accuracy", "held out", "white"),
+        (f"eval_{kind}/accuracy_greedy", "held out, greedy", COLORS[kind]),
+    ):
+        if column in metrics:
+            measured = 100 * metrics[column].dropna()
+            label = f"{kind}, {name}" if line == LINES[0] else None
+            axes.plot(
+                measured.index, measured, line, color=COLORS[kind], marker=MARKERS[kind], markerfacecolor=face,
+                linewidth=1.2, label=label,
+            )  # fmt: skip
 
 
-def _panels(metrics: "DataFrame", panels: Sequence[Panel], smooth: int) -> "Figure":
-    """One small axis for each panel of which the run logged something."""
+def _panels(metrics: "DataFrame", panels: Sequence[Panel], smooth: int, by: str = "TARSGRPOTrainer") -> "Figure":
+    """One small axis for each panel of which the run logged something.
+
+    Raises:
+        NotLogged: it logged nothing of them.
+    """
     logged = [
         (title, unit, {kind: column for kind, column in columns.items() if column in metrics}, limits)
         for title, unit, columns, limits in panels
@@ -268,7 +292,7 @@ def _panels(metrics: "DataFrame", panels: Sequence[Panel], smooth: int) -> "Figu
     shown = [panel for panel in logged if panel[2]]
     if not shown:
         wanted = ", ".join(column for panel in panels for column in panel[2].values())
-        raise ValueError(f"The run logged none of {wanted}. Give a run of TARSGRPOTrainer that has logged a step.")
+        raise NotLogged(f"The run logged none of {wanted}. Give a run of {by} that has logged a step.")
     columns = min(3, len(shown))
     figure, grid = _figure(
         3.6 * columns, 2.7 * -(-len(shown) // columns), columns, -(-len(shown) // columns), squeeze=False

@@ -20,6 +20,10 @@ NOT_REWARDS = ("step", "prompt", "completion", "key", "modality", "advantage")
 """Columns of a completions file that are no reward."""
 
 
+class NotLogged(ValueError):
+    """A run or an evaluation holds none of the figures that were asked for."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What one run logged."""
@@ -36,7 +40,8 @@ def load_run(path: str | Path, name: str | None = None) -> Run:
     """Read the log of a run: the first of these that is there.
 
     `trainer_state.json` of the folder, that of its newest checkpoint, TensorBoard event files, a wandb offline log
-    (`run-*.wandb`), the last two anywhere below. A single event or `.wandb` file can be given too.
+    (`run-*.wandb`), the last two anywhere below. A single event or `.wandb` file can be given too. Where a run was
+    started again, the newer log counts from its first step on.
 
     Args:
         path: output folder of a run, a checkpoint, or a log file.
@@ -44,6 +49,7 @@ def load_run(path: str | Path, name: str | None = None) -> Run:
 
     Raises:
         FileNotFoundError: there is no such folder, or no log in it.
+        ValueError: event or wandb files of several runs are below it.
     """
     path = Path(path)
     if not path.exists():
@@ -62,8 +68,8 @@ def metrics_frame(run: Run) -> "DataFrame":
     import pandas as pd
 
     frame = pd.DataFrame(run.history).apply(pd.to_numeric, errors="coerce")
-    # Training and evaluation log the same step in two entries: one row holds both.
-    return frame.groupby("step").first().sort_index()
+    # Training and evaluation log the same step in two entries: one row holds both, and of two values the later one.
+    return frame.groupby("step").last().sort_index()
 
 
 def completions_frame(path: str | Path | Run) -> "DataFrame":
@@ -97,17 +103,18 @@ def reward_columns(completions: "DataFrame") -> list[str]:
 def compare_runs(runs: Sequence[Run], last: float = 0.1) -> "DataFrame":
     """One row a run: steps, and means over the last share `last` of its logged steps (at least one).
 
-    Accuracies and the gap in 0 to 1; `recovery_rate` is speech over text accuracy of those means, in percent.
+    Accuracies and the gap in 0 to 1; `recovery_rate` is speech over text accuracy of those means, in percent. Rows have
+    the runs' names (see `names_apart`).
     """
     import pandas as pd
 
     rows = {}
-    for run in runs:
+    for name, run in zip(names_apart(runs), runs, strict=True):
         metrics = metrics_frame(run)
         end = metrics.dropna(how="all", subset=accuracy_columns(metrics))
         end = end.tail(max(1, round(last * len(end)))).mean()
         speech, text = end.get("speech/accuracy"), end.get("text/accuracy")
-        rows[run.name] = {
+        rows[name] = {
             "steps": int(metrics.index.max()),
             "speech_accuracy": speech,
             "text_accuracy": text,
@@ -119,19 +126,62 @@ def compare_runs(runs: Sequence[Run], last: float = 0.1) -> "DataFrame":
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
 
 
+def names_apart(runs: Sequence[Run]) -> list[str]:
+    """The runs' names; where several share one, as a/demo and b/demo do, their paths.
+
+    Raises:
+        ValueError: one run, or a name with one path, is given twice.
+    """
+    given = [run.name for run in runs]
+    names = [run.name if given.count(run.name) == 1 else str(run.path) for run in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Runs are named {', '.join(twice)} more than once: give each run once, or load_run(…, name).")
+    return names
+
+
 def accuracy_columns(metrics: "DataFrame") -> list[str]:
     """Which of the training accuracies a run logged: both with twins, one in a baseline on one modality.
 
     Raises:
-        ValueError: neither is there, so this is no run of `TARSGRPOTrainer`.
+        NotLogged: neither is there, so this is no run of `TARSGRPOTrainer`, or one without `reference_reward`.
     """
     columns = [column for column in ("speech/accuracy", "text/accuracy") if column in metrics]
     if not columns:
-        raise ValueError(
+        raise NotLogged(
             f"The log has neither speech/accuracy nor text/accuracy, only {', '.join(metrics.columns[:8])}, .... "
             "Give a run of TARSGRPOTrainer that has logged at least one step."
         )
     return columns
+
+
+def read_pair(path: str | Path) -> dict[str, Any]:
+    """The accuracies of one model in both modalities (a `PairedResult`), from whatever measured it.
+
+    Args:
+        path: a results file of `recipes/evaluate.py` or its folder (of several tasks it is their average); a
+            `result.json` of `recipes/compare.py`; or the `summary.json` of the demo, of which it is `after`.
+
+    Raises:
+        NotLogged: there is no result in both modalities, or there are several.
+    """
+    from .evaluation.metrics import paired_result
+    from .evaluation.results import results_file
+
+    path = Path(path)
+    file = results_file(path) if path.is_dir() else path
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if "after" in content:
+        return dict(content["after"])
+    if isinstance(content.get("speech"), list) and isinstance(content.get("text"), list):
+        return dict(paired_result(content["speech"], content["text"]))
+    pairs = content.get("averages") or content.get("pairs") or {}
+    if len(pairs) != 1:
+        raise NotLogged(
+            f"{file} holds {len(pairs)} results in both modalities ({', '.join(pairs)}), where one is drawn. Give "
+            "an evaluation with --modality both."
+        )
+    return dict(next(iter(pairs.values())))
 
 
 def samples_frame(path: str | Path) -> "DataFrame":

@@ -20,6 +20,9 @@ def test_progress_line_shows_the_twins():
     assert bar.shown == {"speech": "0.50", "text": "0.75", "gap": "0.25", "reward": "1.23"}
     callback.on_log(None, STATE, None, {"train_runtime": 3.0})
     assert bar.shown["speech"] == "0.50"  # a log without figures leaves them
+    greedy = {f"eval_{kind}/accuracy_greedy": 0.25 for kind in ("speech", "text", "gap")}  # of EvaluationCallback
+    callback.on_log(None, STATE, None, greedy)
+    assert bar.shown == {"speech": "0.25", "text": "0.25", "gap": "0.25"}
 
 
 def test_trainer_uses_it_where_there_is_a_bar(make_trainer, capsys):

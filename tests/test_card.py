@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 
 from tars_trl.card import quick_start, read_pairs, write_card
 from tars_trl.evaluation import paired_result
+from tars_trl.evaluation.loading import identity
 from tars_trl.export import load_trained, write_export
 from tars_trl.record import command_line
 from tars_trl.verify import greedy_answers
@@ -133,3 +134,39 @@ def test_pairs_are_found_wherever_they_are(tmp_path):
     (tmp_path / "text_only.json").write_text(json.dumps({"results": {"demo_text": {"acc,none": 0.5}}}))
     with pytest.raises(ValueError, match="text_only.json holds no result in both modalities"):
         read_pairs([tmp_path / "text_only.json"])
+
+
+def results_of(folder, model, right, **more):
+    folder.mkdir(parents=True, exist_ok=True)
+    pair = paired_result([right, False], [True, True])
+    (folder / "results_1.json").write_text(json.dumps({"model_name": model, "pairs": {"mmsu": pair}, **more}))
+    return folder / "results_1.json"
+
+
+def test_another_model_s_results_are_refused(tmp_path, monkeypatch):
+    """`results/*/results_*.json` also holds the base model's; an adapter's are recorded under the adapter's name."""
+    monkeypatch.chdir(tmp_path)
+    ours, base = results_of(tmp_path / "ours", "runs/mine", True), results_of(tmp_path / "base", "Qwen/base", False)
+    for exported in ("runs/mine", tmp_path / "runs" / "mine", "./runs/mine/", None):
+        assert read_pairs([ours], exported)["mmsu"]["speech_accuracy"] == 0.5
+    for files, exported in (([base, ours], "runs/mine"), ([ours, base], None)):
+        with pytest.raises(ValueError, match="base/results_1.json is of Qwen/base, and the card of runs/mine"):
+            read_pairs(files, exported)
+
+
+def test_results_of_the_same_weights_elsewhere_are_taken(tiny, tmp_path):
+    run = checkpoint(*tiny, tmp_path)
+    file = results_of(
+        tmp_path / "results", "/scratch/run", True, hashes={"model": "x@1", "adapter": identity(str(run))}
+    )
+    assert list(read_pairs([file], run)) == ["mmsu"]
+    (run / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is of /scratch/run"):
+        read_pairs([file], run)
+
+
+def test_two_figures_of_one_benchmark_are_refused(tmp_path):
+    files = [results_of(tmp_path / name, "runs/mine", name == "a") for name in "ab"]
+    assert list(read_pairs([files[0], files[0]])) == ["mmsu"]
+    with pytest.raises(ValueError, match="a/results_1.json and .*b/results_1.json have different figures of mmsu"):
+        read_pairs(files)

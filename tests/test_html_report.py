@@ -109,6 +109,36 @@ def test_a_bare_run_has_a_report_too(tmp_path):
     assert re.findall("<h2>(.*?)</h2>", page) == ["Training"] and Reader(page).text
 
 
+@pytest.mark.parametrize("logged", ["loss", "text/reward"])
+def test_a_run_without_accuracies_has_a_report(tmp_path, logged):
+    """Of SFT and DPO, or without the accuracy reward: the figures that it has columns for."""
+    save_state(tmp_path, [{"step": step, logged: 1 / step, "entropy": 0.5} for step in (1, 2, 3)])
+    reader = Reader(write_report(tmp_path).read_text())
+    (image,) = [attributes["alt"] for tag, attributes in reader.tags if tag == "img"]
+    assert image == {"loss": "Loss over training", "text/reward": "Reward terms by modality"}[logged]
+
+
+def test_before_and_after_come_from_evaluations_too(tmp_path):
+    """As recipes/evaluate.py leaves them, where execute_notebooks.py looks for them."""
+    save_state(tmp_path, [{"step": 1, "text/accuracy": 0.5}])
+    for name, right in (("before", False), ("after", True)):
+        folder = tmp_path / "evaluation" / name / "model"
+        folder.mkdir(parents=True)
+        pair = paired_result([right, True], [True, True])
+        (folder / "results_1.json").write_text(json.dumps({"pairs": {"demo": pair}, "averages": {}}))
+    text = Reader(write_report(tmp_path).read_text()).text
+    assert "Before and after" in text and text.index("before50.0") < text.index("after100.0")
+
+
+def test_an_open_question_has_no_options():
+    sample = {
+        "key": "q", "question": "Who?", "answer": "Ada", "speech_right": True, "text_right": True,
+        "speech_completion": "Ada.", "text_completion": "Ada.",
+    }  # fmt: skip
+    for options in (None, float("nan")):
+        assert "Who?" in answers_html({**sample, "options": options})
+
+
 def test_clips_keep_their_encoding_unless_large_or_raw():
     def embedded(audio):
         kind, data = re.search('src="data:([^;]+);base64,([^"]+)"', audio_tag(audio)).groups()

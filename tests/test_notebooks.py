@@ -11,6 +11,7 @@ from tars_trl.evaluation.run import evaluate
 from tars_trl.evaluation.settings import EvaluationSettings
 
 from .conftest import ROOT, questions
+from .test_runs import save_state
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 FIGURES = {"01_reward_curves": 3, "02_modality_gap": 3, "03_drift": 1}
@@ -69,6 +70,28 @@ def test_notebooks_run_on_a_tiny_run(run, tmp_path, monkeypatch):
         assert sum("image/png" in output["data"] for output in outputs) == FIGURES[name], name
     (listen,) = nbformat.read(tmp_path / "01_reward_curves.ipynb", 4).cells[-1].outputs
     assert "<audio" in listen["data"]["text/html"] and "advantage" in listen["data"]["text/html"]
+
+
+def speech(step):
+    return {"step": step, "speech/accuracy": 0.5, "speech/reward": 1.0, "speech/clipped_ratio": 0.0, "reward": 1.0}
+
+
+def text(step):
+    return {"step": step, "text/accuracy": 0.5, "text/reward": 1.0, "text/clipped_ratio": 0.0, "reward": 1.0}
+
+
+@pytest.mark.parametrize("entry", [speech, text, lambda step: {**speech(step), **text(step), "gap/accuracy": 0.0}])
+@pytest.mark.parametrize("folder", ["run", "run/checkpoint-3"])
+def test_reward_curves_of_whatever_a_run_left(tmp_path, monkeypatch, entry, folder):
+    """Baselines on one modality, a checkpoint, and no completions: the cells run all the same."""
+    save_state(tmp_path / folder, [entry(step) for step in (1, 2, 3)])
+    monkeypatch.setenv("TARS_RUN", str(tmp_path / folder))
+    monkeypatch.chdir(ROOT / "notebooks")
+    names = {}
+    for cell in nbformat.read("01_reward_curves.ipynb", 4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source.replace("%matplotlib inline", ""), names)
+    assert names["run"].history and names["completions"] is None
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

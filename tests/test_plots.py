@@ -67,6 +67,24 @@ def test_gap_of_several_runs_and_held_out_accuracies(tmp_path):
     assert lines(left, plots.COLORS["speech"])[-1].get_ydata()[0] == pytest.approx(70)
 
 
+def test_measured_gap_is_drawn(tmp_path):
+    """`EvaluationCallback` measures before the first step and every few; both modalities even of a written-only run."""
+    training = run(tmp_path).history
+    greedy = [
+        {"step": step, "eval_speech/accuracy_greedy": 0.5 + step / 100, "eval_text/accuracy_greedy": 0.9,
+         "eval_gap/accuracy_greedy": 0.4 - step / 100}
+        for step in (0, 10, 20, 30)
+    ]  # fmt: skip
+    left, right = plots.plot_gap(Run(tmp_path, "run", training + greedy)).axes
+    for axes, kind, last in ((left, "speech", 80), (left, "text", 90), (right, "gap", 10)):
+        _, measured = lines(axes, plots.COLORS[kind])
+        assert measured.get_xdata().tolist() == [0, 10, 20, 30] and measured.get_ydata()[-1] == pytest.approx(last)
+        assert measured.get_label() == f"{kind}, held out, greedy" and measured.get_marker() == plots.MARKERS[kind]
+    written = [{"step": line["step"], "text/accuracy": 0.5} for line in training]
+    left, right = plots.plot_gap(Run(tmp_path, "text", written + greedy)).axes
+    assert len(lines(left, plots.COLORS["speech"])) == 1 and len(lines(right, plots.COLORS["gap"])) == 1
+
+
 def test_a_baseline_on_one_modality_is_drawn(tmp_path):
     history = [{"step": step, "text/accuracy": 0.5, "text/reward": 1.0} for step in (1, 2, 3)]
     left, right = plots.plot_gap(Run(tmp_path, "text", history)).axes

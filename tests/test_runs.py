@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tars_trl import TARSGRPOConfig, runs
+from tars_trl.evaluation import paired_result
 from tars_trl.evaluation.results import write_results
 
 HISTORY = [
@@ -64,6 +65,33 @@ def test_tensorboard(tmp_path):
     metrics = runs.metrics_frame(runs.load_run(tmp_path))
     assert metrics["speech/accuracy"].tolist() == [0.25, 0.5]
     assert metrics.loc[2, "eval_speech/accuracy"] == 0.75
+
+
+def test_a_run_that_was_started_again_counts_from_there(tmp_path):
+    """Killed after step 4, begun anew, killed after step 2, resumed from step 1: a newer log wins from its start."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for number, (start, steps) in enumerate((("Nov30_10", (1, 2, 3, 4)), ("Dec01_09", (1, 2)), ("Dec01_10", (2, 3)))):
+        with SummaryWriter(tmp_path / "run" / "runs" / f"{start}-00-00_host", filename_suffix=f".{number}") as writer:
+            for step in steps:
+                writer.add_scalar("train/loss", number + step / 10, step)
+        for file in (tmp_path / "run").rglob(f"*.{number}"):
+            file.rename(file.with_name(f"events.out.tfevents.{1_700_000_000 + number}.host"))
+    metrics = runs.metrics_frame(runs.load_run(tmp_path / "run"))
+    assert metrics["loss"].round(1).to_dict() == {1: 1.1, 2: 2.2, 3: 2.3}
+    with SummaryWriter(tmp_path / "other") as writer:
+        writer.add_scalar("train/loss", 1.0, 1)
+    with pytest.raises(ValueError, match="holds the logs of 2 runs, in .*other, .*run: one curve would mix them"):
+        runs.load_run(tmp_path)
+
+
+def test_wandb_runs_of_one_folder_are_not_mixed(tmp_path):
+    for start, last in (("20260101_100000", 9), ("20260102_090000", 2)):
+        folder = tmp_path / "wandb" / f"offline-run-{start}-id"
+        folder.mkdir(parents=True)
+        entries = [{"train/global_step": step, "train/loss": last} for step in range(1, last + 1)]
+        (folder / f"run-{99 - last}.wandb").write_bytes(wandb_file(entries))
+    assert runs.metrics_frame(runs.load_run(tmp_path))["loss"].to_dict() == {1: 2, 2: 2}
 
 
 def wandb_file(entries):
@@ -150,8 +178,35 @@ def test_compare_runs_over_the_last_steps(tmp_path):
     ]  # fmt: skip
     assert table.loc["b", "speech_accuracy"] == 0.5 and pd.isna(table.loc["b", "gap"])
     other = runs.Run(tmp_path, "other", [{"step": 1, "loss": 0.5}])
-    with pytest.raises(ValueError, match="neither speech/accuracy nor text/accuracy, only loss"):
+    with pytest.raises(runs.NotLogged, match="neither speech/accuracy nor text/accuracy, only loss"):
         runs.compare_runs([other])
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    for name, accuracy in (("a", 0.25), ("b", 0.5)):
+        save_state(tmp_path / name / "demo", [{"step": 1, "speech/accuracy": accuracy}])
+    first, second = (runs.load_run(tmp_path / name / "demo") for name in "ab")
+    table = runs.compare_runs([first, second])
+    assert table["speech_accuracy"].to_dict() == {str(first.path): 0.25, str(second.path): 0.5}
+    with pytest.raises(ValueError, match="a/demo more than once: give each run once"):
+        runs.compare_runs([first, first, second])
+
+
+def test_one_pair_from_whatever_measured_it(tmp_path):
+    pair = paired_result([True, False], [True, True])
+    written = {
+        "results_1.json": {"pairs": {"demo": pair}},
+        "results_2.json": {"pairs": {"a": {}, "b": {}}, "averages": {"average of a, b": pair}},
+        "result.json": {"speech": [True, False], "text": [True, True], "keys": ["q0", "q1"]},
+        "summary.json": {"before": {}, "after": pair},
+    }
+    for name, content in written.items():
+        (tmp_path / name).write_text(json.dumps(content))
+        assert json.dumps(runs.read_pair(tmp_path / name)) == json.dumps(pair), name
+    assert runs.read_pair(tmp_path)["gap"] == 0.5  # the latest evaluation in a folder
+    (tmp_path / "results_3.json").write_text(json.dumps({"pairs": {"demo": pair, "demo_cascade": pair}}))
+    with pytest.raises(runs.NotLogged, match="holds 2 results in both modalities .demo, demo_cascade., where one"):
+        runs.read_pair(tmp_path)
 
 
 def test_settings_are_read_and_nothing_else_is_unpickled(tmp_path):

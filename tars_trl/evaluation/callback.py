@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
+from trl.distributed import DistributedBackend
 from trl.models.utils import unwrap_model_for_generation
 
 from ..extraction import extract_strict
@@ -31,7 +32,8 @@ class EvaluationCallback(TrainerCallback):
         max_new_tokens: most tokens of a completion; None for the trainer's `max_completion_length`.
 
     Raises:
-        ValueError: no rows, or `steps` below 1.
+        ValueError: no rows, `steps` below 1, or parameters spread over processes (FSDP, DeepSpeed ZeRO-3): every call
+            of a module would gather them from all processes, which answer different numbers of batches.
 
     Example:
         `trainer.add_callback(EvaluationCallback(trainer, load_questions(folder, "test", limit=100, seed=0), steps=20))`
@@ -48,6 +50,14 @@ class EvaluationCallback(TrainerCallback):
     ):
         if len(rows) == 0 or steps < 1:
             raise ValueError(f"{len(rows)} rows every {steps} steps: nothing would be measured. Give some of both.")
+        backend = DistributedBackend(trainer.accelerator)
+        if backend.is_fsdp or backend.is_zero3:
+            kind = "FSDP" if backend.is_fsdp else "DeepSpeed ZeRO-3"
+            raise ValueError(
+                f"The trainer runs under {kind}: parameters are spread over processes, and this callback asks the "
+                "model process by process. Leave it out and evaluate checkpoints with recipes/evaluate.py, or train "
+                "with whole copies of the model (DDP, or ZeRO-2 by recipes/accelerate/zero2.yaml)."
+            )
         self.trainer = trainer
         self.rows = rows
         self.steps = steps

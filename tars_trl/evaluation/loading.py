@@ -12,6 +12,8 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.utils import find_adapter_config_file
 
 from ..models import architecture_of
+from ..models.phi4_multimodal import MODEL_ID, NATIVE_REVISION
+from ..record import read_run
 
 WEIGHTS = (".safetensors", ".bin")
 DESCRIPTIONS = (".json", ".jinja", ".txt", ".model")
@@ -41,8 +43,23 @@ def resolve(model: str, adapter: str | None = None) -> tuple[str, str | None]:
     return base, model
 
 
+def base_revision(model: str, adapter: str | None = None, revision: str | None = None) -> str | None:
+    """Revision of `model` on the hub: the given one, else the one that the adapter's run was trained on (`run.json`).
+
+    Where neither says so it is main, and of Phi-4-multimodal, whose main is remote code, the native one.
+    """
+    run = read_run(adapter) if revision is None and adapter is not None else {}
+    if run.get("base_model") == model:
+        revision = run.get("base_revision")
+    return NATIVE_REVISION if revision is None and model == MODEL_ID else revision
+
+
 def load_processor(model: str, adapter: str | None = None, revision: str | None = None) -> Any:
-    """The processor, from the adapter's folder where that has one (a trained run saves it), else from the model."""
+    """The processor, from the adapter's folder where that has one (a trained run saves it), else from the model.
+
+    `revision` is the model's; None for what `base_revision` says.
+    """
+    revision = base_revision(model, adapter, revision)
     saved = adapter is not None and any(
         (Path(adapter) / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")
     )
@@ -62,7 +79,7 @@ def load_speech_llm(
     Args:
         model: hub id or folder, also an adapter's (see `resolve`).
         adapter: LoRA adapter, hub id or folder; it stays unmerged.
-        revision: of `model` on the hub.
+        revision: of `model` on the hub; None for what `base_revision` says.
         dtype: "auto" is the saved type, or float32 on a CPU; else a name of a torch type.
         device: where it runs.
 
@@ -70,6 +87,7 @@ def load_speech_llm(
         ValueError: an architecture that is not supported.
     """
     model, adapter = resolve(model, adapter)
+    revision = base_revision(model, adapter, revision)
     config = AutoConfig.from_pretrained(model, revision=revision)
     on_cpu = torch.device(device).type == "cpu"
     kind: Any = ("float32" if on_cpu else "auto") if dtype == "auto" else dtype
@@ -88,11 +106,12 @@ def identity(model: str, revision: str | None = None, file: str = "config.json")
 
     Args:
         model: folder or hub id.
-        revision: on the hub.
+        revision: on the hub; None for what `base_revision` says.
         file: one that a hub id certainly has; an adapter's is adapter_config.json.
     """
     folder = Path(model)
     if not folder.is_dir():
+        revision = base_revision(model, revision=revision)
         return f"{model}@{Path(hf_hub_download(model, file, revision=revision)).parent.name}"  # snapshots/<commit>/
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):

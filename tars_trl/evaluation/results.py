@@ -173,16 +173,15 @@ def compare(first: str | Path, second: str | Path, seed: int = 0) -> dict[str, d
         seed: of the bootstrap interval of the difference.
 
     Returns:
-        {task: {questions, first, second, difference, difference_stderr, difference_interval, mcnemar}}.
+        {task: {questions, only_in_one, first, second, difference, difference_stderr, difference_interval, mcnemar}},
+        `only_in_one` being how many questions of the task were left out.
 
     Raises:
-        ValueError: no question is in both, or none of their tasks has accuracies.
+        ValueError: no question is in both, none of their tasks has accuracies, or one key means two questions. (System
+            prompt and instruction are no part of a question: they may be what is compared.)
     """
     lines = [
-        {
-            task: {line["key"]: line["acc"] for line in part if "acc" in line}
-            for task, part in read_samples(path).items()
-        }
+        {task: {line["key"]: line for line in part if "acc" in line} for task, part in read_samples(path).items()}
         for path in (first, second)
     ]
     table = {}
@@ -190,7 +189,13 @@ def compare(first: str | Path, second: str | Path, seed: int = 0) -> dict[str, d
         keys = sorted(lines[0][task].keys() & lines[1][task].keys())
         if not keys:
             continue
-        a, b = ([side[task][key] for key in keys] for side in lines)
+        other = [key for key in keys if _question(lines[0][task][key]) != _question(lines[1][task][key])]
+        if other:
+            raise ValueError(
+                f"{first} and {second}, {task}: {len(other)} of {len(keys)} keys, such as {other[0]!r}, stand for "
+                "different questions, so their answers are no pairs. Compare evaluations of the same data."
+            )
+        a, b = ([side[task][key]["acc"] for key in keys] for side in lines)
         differences = [y - x for x, y in zip(a, b, strict=True)]
         table[task] = {
             "questions": len(keys),
@@ -208,3 +213,11 @@ def compare(first: str | Path, second: str | Path, seed: int = 0) -> dict[str, d
             "Compare evaluations of the same tasks and modalities."
         )
     return dict(sorted(table.items()))
+
+
+def _question(line: Line) -> list[Any]:
+    """What a sample asks and what is right; other columns, and what else stands in the prompt, may differ."""
+    doc = line["doc"]
+    said = doc["prompt"][-1]["content"]
+    said = said if isinstance(said, str) else said[0].get("text")
+    return [said, *(doc.get(name) for name in ("question", "options", "answer_index", "reference"))]

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from . import cascade, results
 from .completions import complete
 from .jobs import Job, make_jobs
-from .loading import identity, load_processor, load_speech_llm, resolve
+from .loading import base_revision, identity, load_processor, load_speech_llm, resolve
 from .metrics import RESAMPLES
 from .scoring import running_score
 from .settings import EvaluationSettings
@@ -44,8 +44,9 @@ def evaluate(settings: EvaluationSettings) -> Path:
     state = PartialState(cpu=settings.use_cpu or not torch.accelerator.is_available(), timeout=timedelta(hours=24))
     started = time.time()
     model_name, adapter = resolve(settings.model or "", settings.adapter)
+    revision = base_revision(model_name, adapter, settings.revision)
     weights = {
-        "model": identity(model_name, settings.revision),
+        "model": identity(model_name, revision),
         "adapter": identity(adapter, file="adapter_config.json") if adapter else None,
     }
     folder = Path(settings.output_path).expanduser() / results.sanitized(adapter or model_name)
@@ -65,14 +66,14 @@ def evaluate(settings: EvaluationSettings) -> Path:
 
     def loaded() -> tuple[Any, Any]:
         if not models:
-            options = {"revision": settings.revision, "dtype": settings.dtype, "device": state.device}
+            options = {"revision": revision, "dtype": settings.dtype, "device": state.device}
             models.append(load_speech_llm(model_name, adapter, **options))
         return models[0]
 
     completions = [completed(job, settings, folder / "completions", loaded, state) for job in jobs]
     path = None
     if state.is_main_process:
-        processor = models[0][1] if models else load_processor(model_name, adapter, settings.revision)
+        processor = models[0][1] if models else load_processor(model_name, adapter, revision)
         models.clear()  # makes room for the extractor
         samples = {
             job.name: scored(job, lines, settings, state.device) for job, lines in zip(jobs, completions, strict=True)

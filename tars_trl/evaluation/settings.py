@@ -26,13 +26,17 @@ class EvaluationSettings:
 
     model: str | None = _setting(None, "Hub id or folder of a speech LLM, or of an adapter that names its base model.")
     adapter: str | None = _setting(None, "Hub id or folder of a LoRA adapter for `model`.")
-    revision: str | None = _setting(None, "Commit, tag or branch of `model` on the hub.")
+    revision: str | None = _setting(
+        None, "Of the base model on the hub. None: the adapter's run's own, else main (Phi-4: refs/pr/70)."
+    )
     dtype: str = _setting("auto", "auto (as saved; float32 on a CPU), float32, bfloat16 or float16.")
     use_cpu: bool = _setting(False, "Run on the CPU although there is a GPU.")
 
     tasks: list[str] = _setting([], "Names, comma separated; NAME=FOLDER for a local copy; or paths of questions.")
     modality: list[str] = _setting(["both"], "speech, text, both, cascade, self_cascade; comma separated.")
-    split: list[str] = _setting([], "Splits to read, comma separated, instead of the tasks' own.")
+    split: list[str] = _setting(
+        [], "Splits to read, comma separated. None: the tasks' own; of a path test, or its only one."
+    )
     limit: float | None = _setting(None, "Questions a task, drawn with `seed`; below 1 a share of them. None: all.")
     seed: int = _setting(0, "Of the draw, of sampling, of guesses and of bootstrap intervals.")
 

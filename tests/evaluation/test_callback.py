@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from trl.distributed import DistributedBackend
 
 from tars_trl.evaluation import complete
 from tars_trl.evaluation.callback import EvaluationCallback
@@ -81,3 +82,11 @@ def test_recovery_rate_is_left_out_where_it_is_undefined(make_trainer):
 def test_nothing_to_measure_is_refused(make_trainer):
     with pytest.raises(ValueError, match="0 rows every 50 steps"):
         EvaluationCallback(make_trainer(), [])
+
+
+@pytest.mark.parametrize(("kind", "name"), [("is_fsdp", "FSDP"), ("is_zero3", "DeepSpeed ZeRO-3")])
+def test_parameters_spread_over_processes_are_refused(make_trainer, monkeypatch, kind, name):
+    trainer = make_trainer()
+    monkeypatch.setattr(DistributedBackend, kind, True)
+    with pytest.raises(ValueError, match=f"runs under {name}.*recipes/evaluate.py"):
+        EvaluationCallback(trainer, questions(2))

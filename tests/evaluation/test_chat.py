@@ -1,5 +1,8 @@
 """`recipes/chat.py`: a question from a file, in writing, or both."""
 
+import importlib
+import sys
+
 import pytest
 from chat import main, side_by_side
 
@@ -52,3 +55,20 @@ def test_columns():
         "three four | ",
         "           | six",
     ]
+
+
+@pytest.mark.parametrize("recipe", ["chat", "analyze_drift"])
+def test_the_revision_of_the_model_is_asked_for(monkeypatch, tmp_path, recipe):
+    module = importlib.import_module(recipe)
+
+    def loaded(*args, revision, **options):
+        raise LookupError(revision)
+
+    monkeypatch.setattr(module, "load_speech_llm", loaded)
+    more = {
+        "chat": ["--model", "some/model", "--text", "One?"],
+        "analyze_drift": ["--models", "base=some/model", "--limit", "1", "--output", str(tmp_path)],
+    }
+    monkeypatch.setattr(sys, "argv", [recipe, "--revision", "abc", *more[recipe]])
+    with pytest.raises(LookupError, match="abc"):
+        module.main()

@@ -2,13 +2,16 @@
 
 import json
 import math
+import sys
 import weakref
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch.nn.functional import cosine_similarity
 
 from tars_trl.audio import load_audio
+from tars_trl.evaluation import paired_result
 from tars_trl.evaluation.drift import layer_set_stats, layer_stats, measure_drift, read_layer_stats
 from tars_trl.twins import spoken_prompt, written_prompt
 
@@ -103,3 +106,19 @@ def test_layer_sets_are_means_over_their_layers():
     assert sets["shallow"]["mean"] == pytest.approx(similarity[:, :10].mean().item())
     assert sets["last"]["mean"] == pytest.approx(similarity[:, 30:].mean().item())
     assert sets["all"]["ci_lower"] < sets["all"]["mean"] < sets["all"]["ci_upper"]
+
+
+def test_figure_3_is_drawn_from_what_measures_leave(tmp_path, monkeypatch):
+    import analyze_drift
+
+    (tmp_path / "result.json").write_text(json.dumps({"speech": [True, False], "text": [True, True]}))
+    pair = paired_result([True, True], [True, True])
+    (tmp_path / "results_1.json").write_text(json.dumps({"pairs": {"demo": pair}}))
+    drawn = {}
+    monkeypatch.setattr(analyze_drift, "plot_layer_sets", lambda results: drawn.update(results) or Figure())
+    sets = [f"last={tmp_path / 'result.json'}", f"all={tmp_path}"]
+    arguments = ["analyze_drift.py", "--output", str(tmp_path / "out"), "--layer_sets", *sets]
+    monkeypatch.setattr(sys, "argv", arguments)
+    analyze_drift.main()
+    assert {name: result["speech_accuracy"] for name, result in drawn.items()} == {"last": 0.5, "all": 1.0}
+    assert (tmp_path / "out" / "layer_sets.png").is_file()

@@ -351,6 +351,24 @@ def test_compare(run, canned, tmp_path, capsys):
     assert row["mcnemar"] == {"only_first": 0, "only_second": 5, "p_value": pytest.approx(2 / 2**5)}
 
 
+def test_compare_pairs_the_same_questions_only(run, canned, tmp_path, capsys):
+    """Questions of one evaluation alone are counted; another prompt may be compared, another question may not."""
+    canned({})
+    both = ("--modality", "text", "--output_path")
+    run(*both, str(tmp_path / "before"))
+    run(*both, str(tmp_path / "prompted"), "--system_prompt", "Think.", "--instruction", "Answer.", "--limit", "4")
+    main(["--compare", str(tmp_path / "before"), str(tmp_path / "prompted")])
+    assert "2 questions that only one of the two answered are left out" in capsys.readouterr().out
+    rows = [dict(row) for row in questions(6)]
+    rows[3] |= {"options": ["four", "three", "two", "one"]}
+    (tmp_path / "changed").mkdir()
+    data = Dataset.from_list(rows).cast_column("audio", Audio(decode=False))
+    data.to_parquet(tmp_path / "changed" / "test-00000-of-00001.parquet")
+    run(*both, str(tmp_path / "after"), "--tasks", f"demo={tmp_path / 'changed'}")
+    with pytest.raises(ValueError, match="demo_text: 1 of 6 keys, such as 'q3', stand for different questions"):
+        results.compare(tmp_path / "before", tmp_path / "after")
+
+
 def test_compare_needs_common_questions(run, canned, tmp_path):
     canned({})
     run("--modality", "text", "--output_path", str(tmp_path / "text"))

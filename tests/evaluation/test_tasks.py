@@ -1,5 +1,7 @@
 """Every task, from rows as its benchmark publishes them to rows that can be asked."""
 
+import json
+
 import datasets
 import pytest
 from datasets import Audio, Dataset
@@ -147,6 +149,30 @@ def test_sd_qa_keeps_regions_apart(hub):
 def test_demo_questions_are_there():
     _, rows = load("demo")
     assert len(rows) == 300 and len(set(rows["voice"])) > 1
+
+
+def test_the_only_split_of_a_folder_is_measured(tmp_path, caplog):
+    """A table named questions.jsonl is a split "train"; of several splits without "test" none is taken for it."""
+    row = {"question": "One?", "options": ["one", "two"], "answer_index": 0, "audio": "clip.wav"}
+    table = tmp_path / "mine" / "questions.jsonl"
+    table.parent.mkdir()
+    (tmp_path / "mine" / "clip.wav").write_bytes(SOUND["bytes"])
+    table.write_text(json.dumps(row))
+    task, rows = load(str(tmp_path / "mine"))
+    assert task.splits == ("train",) and rows["question"][:] == ["One?"]
+    assert "mine has no split but 'train'" in caplog.text
+
+    for folder, names in (("two", ("train", "validation")), ("tested", ("train", "test"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Dataset.from_list([TARS | {"audio": None}]).to_parquet(tmp_path / folder / f"{name}.parquet")
+        assert task_named(str(tmp_path / folder))[0].splits == ("test",)
+    with pytest.raises(ValueError, match="Unknown split .test"):
+        load(str(tmp_path / "two"))
+    rows = Dataset.from_list([TARS | {"audio": None}])
+    datasets.DatasetDict({"validation": rows}).save_to_disk(tmp_path / "saved")
+    assert task_named(str(tmp_path / "saved"))[0].splits == ("validation",)
+    assert task_named(str(table))[0].splits == ("test",)  # a file is one split, whatever its name
 
 
 def test_names(questions_folder, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .base import ALL_MODALITIES, LoadOptions, Task
 from .demo import DEMO
-from .folder import load_folder
+from .folder import load_folder, split_of
 from .librispeech import LIBRISPEECH, LIBRISPEECH_CLEAN, LIBRISPEECH_OTHER
 from .mmsu_paralinguistic import MMSU_PARALINGUISTIC, TARS_MMSU_PARALINGUISTIC
 from .sd_qa import SD_QA
@@ -57,7 +57,7 @@ def task_named(text: str) -> tuple[Task, str]:
     path = Path(text).expanduser()
     if path.exists():
         stem = re.sub(r"\W+", "_", path.stem if path.is_file() else path.resolve().name)
-        return Task(stem, 1, "1: rows as they are.", text, load_folder), text
+        return Task(stem, 1, "1: rows as they are.", text, load_folder, (split_of(path),)), text
     raise ValueError(
         f"tasks={text!r} is no task and no folder of questions. Use one of {', '.join(TASKS)}, NAME=FOLDER for a local "
         "copy of one, or the path of a folder in the schema of tars_trl.data."
