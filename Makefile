@@ -16,7 +16,7 @@ help:       ## this list
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[demo,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[demo,data,dev]"
 	touch $@
 
 setup: $(STAMP)     ## make .venv with the tested versions of everything

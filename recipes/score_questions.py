@@ -20,7 +20,7 @@ from tars_trl.audio import check_audio
 from tars_trl.cli import parse
 from tars_trl.config import setting
 from tars_trl.data import load_questions
-from tars_trl.data.scores import MODALITIES, Sampling, sampled, score, selected, write_scored
+from tars_trl.data.scores import MODALITIES, Samples, Sampling, dropped, sampled, score, selected, write_scored
 from tars_trl.evaluation.jobs import rows_digest
 from tars_trl.evaluation.loading import identity, load_speech_llm, resolve
 
@@ -45,7 +45,9 @@ class ScoreSettings:
     batch_size: int = setting(4, "Questions in a forward pass, per process; each takes num_samples rows.")
     seed: int = setting(0, "Of the draw and of sampling.")
     max_audio_seconds: float = setting(30.0, "Longer clips are refused.")
-    keep: str = setting("all", "all; reachable: a written sample is right; learnable: and not every sample is.")
+    keep: str = setting(
+        "all", "all; reachable: a written sample is right and complete; learnable: and not all are right."
+    )
     order: str = setting("easy_first", "easy_first (curriculum) or largest_gap (active selection).")
     top: int | None = setting(None, "Keep this many questions, the first ones in that order.")
     output: str = setting("runs/scored", "Folder of the scored questions.")
@@ -55,8 +57,8 @@ class ScoreSettings:
             raise ValueError("model or dataset is not given: nothing can be scored. Pass --model and --dataset.")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature}: all samples of a question would be the same. Use 1.0.")
-        score([False] * self.num_samples, [False] * self.num_samples, self.k, self.order)  # refused now, not at the end
-        selected([score([True], [False], 1)], "all", self.top)
+        wrong, right = (Samples([value] * self.num_samples, [True] * self.num_samples) for value in (False, True))
+        selected([score(wrong, right, self.k, self.order)], self.keep, self.top)  # refused now, not at the end
 
 
 def main(args: list[str] | None = None) -> None:
@@ -98,6 +100,8 @@ def main(args: list[str] | None = None) -> None:
         kept = sum(scores[number][name] for number in numbers) / len(numbers)
         print(f"{name.replace('_at_k', f'@{settings.k}'):<18} {100 * mean:6.1f} % of all, {100 * kept:6.1f} % of kept")
     print(f"{len(numbers)} of {len(scores)} questions kept ({settings.keep}), {settings.order}: {output / 'data'}")
+    reasons = dropped(scores, settings.keep, len(numbers))
+    print(f"Dropped: {', '.join(f'{count} {reason}' for reason, count in reasons.most_common()) or 'none'}.")
 
 
 if __name__ == "__main__":

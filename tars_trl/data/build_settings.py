@@ -133,6 +133,7 @@ class BuildSettings:
                 "Give another, or held_out_share."
             )
         self._check_voices()
+        self._check_server()
         bad = [entry for entry in self.column_map if not all(entry.partition("="))]
         if bad:
             raise ValueError(f"column_map: {bad} do not say which column is which. Write theirs=ours.")
@@ -149,6 +150,23 @@ class BuildSettings:
             raise ValueError(
                 f"held_out_voices={self.held_out_voices} of {len(self.voices)} voices leaves none for training. Name "
                 "more voices, or set held_out_voices to 0."
+            )
+
+    def _check_server(self) -> None:
+        for name in ("http_rate", "http_timeout"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value!r}: no request could be sent. Give a number above 0.")
+        try:
+            body = json.loads(self.http_body)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"http_body={self.http_body!r} is not JSON ({error}). Write an object such as {json.dumps(BODY)}."
+            ) from error
+        if not isinstance(body, dict) or "{text}" not in self.http_body:
+            raise ValueError(
+                f"http_body={self.http_body!r} is no object with {{text}} in it: the server would not know what to "
+                f"say. Write one such as {json.dumps(BODY)}."
             )
 
     @property

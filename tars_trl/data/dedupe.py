@@ -11,14 +11,15 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+from .speakable import without_labels
 from .words import plain
 
 SIZE = 3  # words of a shingle
 
 
 def question_text(question: str, options: Iterable[str]) -> str:
-    """What identifies a question whatever the order of its options: many differ in nothing but these."""
-    return " ".join([question, *sorted(options, key=str.casefold)])
+    """What identifies a question whatever the order and the labels of its options: many differ in nothing but these."""
+    return " ".join([question, *sorted(without_labels(options), key=str.casefold)])
 
 
 def shingles(text: str, size: int = SIZE) -> frozenset[str]:

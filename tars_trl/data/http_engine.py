@@ -72,7 +72,8 @@ class HttpEngine:
             raise EngineError(
                 f"url={self.url!r} is no address of a server. Give one that starts with http:// or https://."
             )
-        if self.tries < 1 or self.timeout <= 0 or (self.requests_per_second or 1) <= 0 or self.backoff < 0:
+        rate = 1.0 if self.requests_per_second is None else self.requests_per_second
+        if self.tries < 1 or self.timeout <= 0 or rate <= 0 or self.backoff < 0:
             raise EngineError(
                 f"tries={self.tries}, timeout={self.timeout}, requests_per_second={self.requests_per_second}, backoff="
                 f"{self.backoff}: no request could be sent with these. Give at least 1 try and positive numbers."

@@ -13,9 +13,11 @@ Filters are no part of the digest: other filters make other pairs of the same co
 
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,11 @@ from ..evaluation.loading import identity, load_speech_llm, resolve
 from ..evaluation.results import append_completions, environment, read_completions, sha256
 from ..rewards import accuracy_reward, format_reward
 from .questions import load_questions
+from .scores import from_full_distribution
 
 MODALITIES = ("speech", "text")
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 SHARD_ROWS = 2000  # 500 MB with clips of 16 s as 16-bit samples
 KEPT = "kept"
 
@@ -81,8 +85,26 @@ class PreferenceSettings:
             raise ValueError(
                 f"temperature={self.temperature} would sample the same again. Give more than 0, such as 1."
             )
-        if not self.min_margin > 0:
-            raise ValueError(f"min_margin={self.min_margin} would pair completions as good as each other. Give 0.5.")
+        if not self.format_weight >= 0:
+            raise ValueError(f"format_weight={self.format_weight} would reward what is badly formed. Give 0 or more.")
+        if not 0 < self.min_margin <= 1 + self.format_weight:
+            raise ValueError(
+                f"min_margin={self.min_margin}: no difference is 0 or less, and none above {1 + self.format_weight} "
+                "(1 + format_weight) is possible. Give one between, such as 0.5."
+            )
+        if self.max_tokens is not None and self.max_tokens < self.min_tokens:
+            raise ValueError(
+                f"max_tokens={self.max_tokens} is below min_tokens={self.min_tokens}: no completion would be used. "
+                "Give a larger max_tokens, or None for max_new_tokens."
+            )
+        if self.min_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_tokens={self.min_tokens} is above max_new_tokens={self.max_new_tokens}: no completion would be "
+                "used. Give a smaller min_tokens or a larger max_new_tokens."
+            )
+        for name, choices in (("on_bad_audio", ("refuse", "skip")), ("dtype", DTYPES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not a choice. Use one of {', '.join(choices)}.")
         if self.max_length_ratio < 1:
             raise ValueError(f"max_length_ratio={self.max_length_ratio}: no pair is below 1. Give 1 or more.")
 
@@ -111,7 +133,7 @@ def choose(sampled: Sampled, key: str, settings: PreferenceSettings) -> tuple[Ca
         reason is `KEPT`, or why there is no pair; then rejected is None, and chosen a correct written completion for
         the supervised set, if there is one.
     """
-    longest = settings.max_tokens or settings.max_new_tokens
+    longest = settings.max_new_tokens if settings.max_tokens is None else settings.max_tokens
     generator = random.Random(f"{settings.seed}/{key}")  # seeding with a string is stable across runs
     spoken, written = (
         [c for c in sampled[name] if not c.truncated and settings.min_tokens <= c.tokens <= longest]
@@ -154,7 +176,8 @@ def build_preferences(settings: PreferenceSettings) -> Counter[str]:
         ValueError, QuestionError, AudioError: settings or rows that cannot work, before a model is loaded; and no pair
             at all.
     """
-    state = PartialState(cpu=True) if settings.use_cpu or not torch.accelerator.is_available() else PartialState()
+    # Processes meet only after hours of sampling, and wait for the slowest one.
+    state = PartialState(cpu=settings.use_cpu or not torch.accelerator.is_available(), timeout=timedelta(hours=24))
     with state.main_process_first():
         questions = load_questions(
             settings.dataset,
@@ -187,6 +210,7 @@ def _sampled(questions: Dataset, settings: PreferenceSettings, state: PartialSta
     names = ("dtype", "num_samples", "temperature", "max_new_tokens", "batch_size", "seed", "format_weight")
     model_name, adapter = resolve(settings.model)
     described = {name: getattr(settings, name) for name in names} | {
+        "sampling": from_full_distribution(settings.temperature),
         "rows": rows_digest(questions, True),
         "model": identity(model_name, settings.model_revision),
         "adapter": identity(adapter, file="adapter_config.json") if adapter else None,
@@ -229,9 +253,7 @@ def _batch(model: Any, processor: Any, rows: list[dict[str, Any]], settings: Pre
             max_new_tokens=settings.max_new_tokens,
             num_samples=settings.num_samples,
             seed=settings.seed,
-            do_sample=True,
-            temperature=settings.temperature,
-            top_k=0,
+            **from_full_distribution(settings.temperature),
         )
         for number, completion in enumerate(done):
             row, line = rows[number // settings.num_samples], lines[number // settings.num_samples]
@@ -283,15 +305,23 @@ def _said(candidate: Candidate) -> list[dict[str, str]]:
 
 
 def _write_shards(dataset: Dataset, folder: Path) -> None:
-    """Parquet shards with the audio inside, in place of those that an earlier run left."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("train-*.parquet"):
-        stale.unlink()
+    """Parquet shards with the audio inside, written beside `folder` and moved there when all are whole.
+
+    What an earlier run left goes only then: killed in between, the folder is the old set, none, or the new one.
+    """
+    beside, old = (folder.with_name(folder.name + ending) for ending in (".part", ".old"))
+    for stale in (beside, old):
+        shutil.rmtree(stale, ignore_errors=True)
+    beside.mkdir(parents=True)
     shards = -(-len(dataset) // SHARD_ROWS)
     for index in range(shards):
         shard = dataset.shard(shards, index, contiguous=True).with_format("arrow")
         shard = shard.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
-        shard.with_format(None).to_parquet(folder / f"train-{index:05d}-of-{shards:05d}.parquet")
+        shard.with_format(None).to_parquet(beside / f"train-{index:05d}-of-{shards:05d}.parquet")
+    if folder.exists():
+        folder.rename(old)
+    beside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -43,8 +44,10 @@ def load_questions(
 
     Three kinds of rows are told apart by their columns: rows of the schema pass through; multiple-choice rows
     (`question`, `options`, and `answer_index` or `answer`, as in the TARS training sets) and VoiceBench rows (`prompt`
-    as a string, `reference` as a letter) are given a `prompt`. Its text is `prompt_for_tts` where there is one, else a
-    `prompt` string, else `written_question`: it has to be what the audio says.
+    as a string, `reference` as a letter) are given a `prompt`. Options may be a list of texts or `{text, label}`, as in
+    ARC; an answer that is one of the labels, there or in a column `option_labels`, means that option. The text of the
+    prompt is `prompt_for_tts` where there is one, else a `prompt` string, else `written_question`: it has to be what
+    the audio says.
 
     Args:
         path_or_id: a folder written by `save_to_disk`; a folder of parquet shards, or any that `datasets.load_dataset`
@@ -115,7 +118,21 @@ def _read_folder(folder: Path, split: str, name: str | None) -> Dataset:
             table = place.with_name(place.name + suffix)
             if table.is_file():
                 return _read_table(table)
-    return datasets.load_dataset(str(folder), name, split=split)
+    return datasets.load_dataset(str(folder), name, split=split, cache_dir=_cache_of(folder))
+
+
+def _cache_of(folder: Path) -> str | None:
+    """Where `datasets` may cache what is in a folder now; None for the usual place.
+
+    datasets 5.2 names its cache of a folder with a card after the folder's own name and the card: new files in it, or
+    another folder of that name, would be read as what was there before. Without a card it looks at the files.
+    """
+    if not (folder / "README.md").is_file():
+        return None
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stamps = [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    digest = hashlib.sha256("\n".join(stamps).encode()).hexdigest()[:16]
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"tars-{digest}")
 
 
 def _read_table(table: Path) -> Dataset:
@@ -174,15 +191,19 @@ _TABLES = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
 # Converting
 
 _CONVERTED_FROM = (
-    *("prompt", "prompt_for_tts", "question", "options", "answer_index", "answer", "reference"),
-    *("key", "question_id", "id"),
+    *("prompt", "prompt_for_tts", "question", "options", "option_labels"),
+    *("answer_index", "answer", "reference", "key", "question_id", "id"),
 )
 
 
 def _renamed(dataset: Dataset, column_map: Mapping[str, str]) -> Dataset:
-    # "choices.text" is a field of the column "choices" (ARC, OpenBookQA): such columns are taken apart.
-    if any("." in name and name not in dataset.column_names for name in column_map):
-        dataset = dataset.flatten()
+    # "choices.text" is a field of the column "choices" (ARC, OpenBookQA): such columns, and no others, are taken apart.
+    fields = [name for name in column_map if "." in name and name not in dataset.column_names]
+    named = [name for name in {field.partition(".")[0]: None for field in fields} if name in dataset.column_names]
+    if named:
+        apart = dataset.select_columns(named).flatten(max_depth=1 + max(field.count(".") for field in fields))
+        kept = [name for name in dataset.column_names if name not in named]
+        dataset = concatenate_datasets([dataset.select_columns(kept), apart], axis=1) if kept else apart
     unknown = [name for name in column_map if name not in dataset.column_names]
     if unknown:
         raise QuestionError(f"column_map names {unknown}: the data set has {dataset.column_names}. Correct the names.")
@@ -240,6 +261,9 @@ def _converted(dataset: Dataset, split: str, system_prompt: str | None, instruct
 def _question_row(row: dict, fallback_key: str, system_prompt: str, instruction: str | None) -> dict:
     key = next((str(row[name]) for name in ("key", "question_id", "id") if row.get(name) is not None), fallback_key)
     question, options, prompt = row.get("question"), row.get("options"), row.get("prompt")
+    labels = row.get("option_labels")
+    if isinstance(options, dict) and "text" in options:  # {"text": […], "label": […]}, as ARC and OpenBookQA have it
+        options, labels = options["text"], options.get("label")
     if options is None:
         question, options = _split_question(prompt, key)
     if not question or not isinstance(options, list) or not all(isinstance(option, str) for option in options):
@@ -251,7 +275,7 @@ def _question_row(row: dict, fallback_key: str, system_prompt: str, instruction:
         "prompt": build_prompt(text, system_prompt, instruction),
         "question": question,
         "options": options,
-        "answer_index": _answer_index(row, options, key),
+        "answer_index": _answer_index(row, options, labels or [], key),
         "key": key,
     }
 
@@ -276,26 +300,44 @@ def _split_question(prompt: str | None, key: str) -> tuple[str, list[str]]:
     return "\n".join(lines[: starts[-1]]).strip(), options
 
 
-def _answer_index(row: Mapping, options: list[str], key: str) -> int:
-    """The index of the right option: `answer_index`, or what a letter, an index or a text in `answer` means."""
+def _answer_index(row: Mapping, options: list[str], labels: list[str], key: str) -> int:
+    """The index of the right option: `answer_index`, or what a label, letter, index or text in `answer` means."""
     index, answer = row.get("answer_index"), row.get("answer", row.get("reference"))
-    meant = _meant_options(answer, options)
+    if labels and len(labels) != len(options):
+        raise QuestionError(
+            f"row {key!r}, option_labels={labels!r}: they are not as many as the options {options}. Correct them, or "
+            "leave them out."
+        )
+    meant = _meant_options(answer, options, labels)
     if index is not None:
+        if not isinstance(index, int) and not (isinstance(index, float) and index.is_integer()):
+            raise QuestionError(
+                f"row {key!r}, answer_index={index!r}: it is no whole number. Give the index from 0, or name the "
+                "column `answer` if it holds letters, labels or texts."
+            )
         if meant and index not in meant:  # an index that counts from 1, for instance
             raise QuestionError(
                 f"row {key!r}, answer_index={index}, answer={answer!r}: they name different options of {options}. "
                 "Indices count from 0; correct one, or drop the answer column."
             )
-        return index
+        return int(index)
     if len(meant) != 1:
-        raise QuestionError(f"row {key!r}, answer={answer!r}: it names {len(meant)} of the options {options}, not one.")
+        raise QuestionError(
+            f"row {key!r}, answer={answer!r}: it names {len(meant)} of the options {options}, not one. Give a letter, "
+            "an index from 0 as a number, the text of an option, or one of the row's `option_labels` (with "
+            "choices.text=options also map choices.label=option_labels)."
+        )
     return meant.pop()
 
 
-def _meant_options(answer: Any, options: list[str]) -> set[int]:
+def _meant_options(answer: Any, options: list[str], labels: list[str]) -> set[int]:
     if isinstance(answer, int):
         return {answer}
     text = str(answer or "").strip()
+    if (
+        text and text in labels
+    ):  # "3" may stand for the first of 1, 3, 5: a data set that labels its options means labels
+        return {number for number, label in enumerate(labels) if label == text}
     letter = re.fullmatch(r"\(?([A-Za-z])[.)]?", text)
     meant = {index for index, option in enumerate(options) if option.strip() == text}
     if letter and (index := LETTERS.index(letter[1].upper())) < len(options):

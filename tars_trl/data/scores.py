@@ -5,12 +5,14 @@ Every question is sampled n times in both modalities, c of n are right. From tha
     speech_accuracy, text_accuracy    c / n
     speech_pass_at_k, text_pass_at_k  chance that one of k samples is right, estimated without bias from all n
     gap                               text_accuracy - speech_accuracy
+    text_references                   share of the written samples that are right and not cut off at the limit
     curriculum                        what to sort by: smaller first (`order` decides)
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +33,10 @@ from ..twins import Modality
 
 KEEP = ("all", "reachable", "learnable")
 ORDERS = ("easy_first", "largest_gap")
-COLUMNS = ("speech_accuracy", "text_accuracy", "speech_pass_at_k", "text_pass_at_k", "gap", "curriculum")
+COLUMNS = (
+    *("speech_accuracy", "text_accuracy", "speech_pass_at_k", "text_pass_at_k"),
+    *("gap", "text_references", "curriculum"),
+)
 MODALITIES: tuple[Modality, ...] = ("speech", "text")
 Score = Mapping[str, float]
 
@@ -45,6 +50,22 @@ class Sampling:
     batch_size: int = 4
     seed: int = 0
     temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one question in one modality."""
+
+    right: Sequence[bool]
+    """Whether the answer of each is right."""
+    complete: Sequence[bool]
+    """Whether each came to its end within `max_new_tokens`: in training a truncated one is no reference."""
+
+
+def from_full_distribution(temperature: float = 1.0) -> dict[str, Any]:
+    """Generation settings that sample as the trainer does; what is not named would come from the checkpoint."""
+    neutral = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
+    return {"do_sample": True, "temperature": temperature, **neutral}
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -61,12 +82,12 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-def score(speech: Sequence[bool], text: Sequence[bool], k: int, order: str = "easy_first") -> dict[str, float]:
+def score(speech: Samples, text: Samples, k: int, order: str = "easy_first") -> dict[str, float]:
     """The columns of one question.
 
     Args:
-        speech: whether each sample of the spoken form is right.
-        text: the same of the written form.
+        speech: samples of the spoken form.
+        text: samples of the written form.
         k: of pass@k; with G completions in training, G / 2 of each modality.
         order: `easy_first`: curriculum is the share of wrong samples over both; `largest_gap`: it is minus the gap.
 
@@ -75,13 +96,15 @@ def score(speech: Sequence[bool], text: Sequence[bool], k: int, order: str = "ea
     """
     if order not in ORDERS:
         raise ValueError(f"order={order!r} is not a choice. Use one of {', '.join(ORDERS)}.")
-    heard, read = sum(speech) / max(1, len(speech)), sum(text) / max(1, len(text))
+    heard, read = (sum(samples.right) / max(1, len(samples.right)) for samples in (speech, text))
+    references = sum(right and complete for right, complete in zip(text.right, text.complete, strict=True))
     return {
         "speech_accuracy": heard,
         "text_accuracy": read,
-        "speech_pass_at_k": pass_at_k(len(speech), sum(speech), k),
-        "text_pass_at_k": pass_at_k(len(text), sum(text), k),
+        "speech_pass_at_k": pass_at_k(len(speech.right), sum(speech.right), k),
+        "text_pass_at_k": pass_at_k(len(text.right), sum(text.right), k),
         "gap": read - heard,
+        "text_references": references / max(1, len(text.right)),
         "curriculum": 1 - (heard + read) / 2 if order == "easy_first" else heard - read,
     }
 
@@ -91,9 +114,9 @@ def selected(scores: Sequence[Score], keep: str = "all", top: int | None = None)
 
     Args:
         scores: one a question, as `score` gives them.
-        keep: `all`; `reachable`: a written sample is right, so that a reference can be found (the paper's alignment
-            rewards are 0 without one); `learnable`: also, not every sample of both modalities is right, so that some
-            advantage is not 0.
+        keep: `all`; `reachable`: a written sample is right and complete, so that a reference can be found (the paper's
+            alignment rewards are 0 without one); `learnable`: also, not every sample of both modalities is right, so
+            that some advantage is not 0.
         top: how many at most, the first ones.
 
     Raises:
@@ -101,18 +124,33 @@ def selected(scores: Sequence[Score], keep: str = "all", top: int | None = None)
     """
     if keep not in KEEP or (top is not None and top < 1):
         raise ValueError(f"keep={keep!r}, top={top}: use one of {', '.join(KEEP)}, and a top of 1 or more, or None.")
-    numbers = []
-    for number, found in enumerate(scores):
-        reachable = found["text_accuracy"] > 0
-        solved = found["text_accuracy"] == found["speech_accuracy"] == 1
-        if keep == "all" or (reachable and not (keep == "learnable" and solved)):
-            numbers.append(number)
+    numbers = [number for number, found in enumerate(scores) if _reason(found, keep) is None]
     if not numbers:
         raise ValueError(
-            f"keep={keep!r} leaves none of {len(scores)} questions: the model gets all of them wrong, or all right. "
-            "Give others, a larger num_samples, or keep='all'."
+            f"keep={keep!r} leaves none of {len(scores)} questions ({_listed(dropped(scores, keep, 0))}). Give others, "
+            "a larger num_samples or max_new_tokens, or keep='all'."
         )
     return sorted(numbers, key=lambda number: scores[number]["curriculum"])[:top]
+
+
+def dropped(scores: Sequence[Score], keep: str, kept: int) -> Counter[str]:
+    """How many questions were dropped, by reason, where `kept` of them were left by `selected`."""
+    reasons = Counter(reason for found in scores if (reason := _reason(found, keep)) is not None)
+    cut = len(scores) - reasons.total() - kept
+    return reasons + Counter({"cut by top": cut})
+
+
+def _reason(found: Score, keep: str) -> str | None:
+    """Why a question is dropped, or None."""
+    if keep != "all" and not found["text_references"] > 0:
+        return "unreachable"
+    if keep == "learnable" and found["text_accuracy"] == found["speech_accuracy"] == 1:
+        return "solved already"
+    return None
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
 
 
 def sampled(
@@ -123,8 +161,8 @@ def sampled(
     sampling: Sampling,
     folder: Path,
     described: Mapping[str, Any],
-) -> list[list[bool]]:
-    """Whether each sample of each question is right; over all processes, and continued where it stopped.
+) -> list[Samples]:
+    """The samples of each question; over all processes, and continued where it stopped.
 
     Batches are the same however many processes share them, so the draws are too.
 
@@ -134,10 +172,11 @@ def sampled(
         described: what identifies model and data; samples of others are not taken for these.
 
     Returns:
-        N lists of `num_samples` values.
+        N times `num_samples` samples.
     """
     state = PartialState()
-    digest = sha256({**described, **asdict(sampling), "modality": modality})[:16]
+    drawn = from_full_distribution(sampling.temperature)
+    digest = sha256({**described, **asdict(sampling), **drawn, "modality": modality})[:16]
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     if state.is_main_process:
@@ -156,7 +195,7 @@ def sampled(
             fresh += lines
             bar.update(len(batch))
     found |= {line["key"]: line for line in gather_object(fresh)}
-    return [found[key]["correct"] for key in keys]
+    return [Samples(found[key]["correct"], found[key]["complete"]) for key in keys]
 
 
 def _asked(
@@ -172,17 +211,14 @@ def _asked(
             max_new_tokens=sampling.max_new_tokens,
             num_samples=sampling.num_samples,
             seed=sampling.seed,
-            do_sample=True,
-            temperature=sampling.temperature,
-            top_p=1.0,
-            top_k=0,
+            **from_full_distribution(sampling.temperature),
         )
     )
     lines = []
     for number, row in enumerate(rows):
         own = completions[number * sampling.num_samples : (number + 1) * sampling.num_samples]
         right = [extract_strict(done.text, row["options"]) == row["answer_index"] for done in own]
-        lines.append({"key": row["key"], "correct": right, "truncated": sum(done.truncated for done in own)})
+        lines.append({"key": row["key"], "correct": right, "complete": [not done.truncated for done in own]})
     return lines
 
 

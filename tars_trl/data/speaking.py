@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..audio import TARGET_RATE, audio_problem
 from .clips import Augmentation, augmented, clip_problem, encoded, finished
 from .engines import Engine, EngineError, Refused, split_voice
 from .word_error import Recognizer, word_error_rate
@@ -94,6 +95,13 @@ class Speaker:
         if problem is not None:
             return {"reason": problem.split(":")[0], "detail": f"{voice}, {problem.partition(': ')[2]}"}
         waveform, change = augmented(finished(np.asarray(samples), rate), self.augmentation, draw)
+        # Once more: trimming makes a clip shorter, another speed or a room makes it longer.
+        problem = audio_problem(waveform, sampling_rate=TARGET_RATE, **limits)
+        if problem is not None:
+            return {
+                "reason": problem.split(":")[0],
+                "detail": f"{voice}, {change or 'trimmed'}: {problem.partition(': ')[2]}",
+            }
         transcript, rate_of_errors = None, None
         if self.recognizer is not None:
             transcript = self.recognizer.transcribe(waveform)
@@ -107,7 +115,7 @@ class Speaker:
             "audio": base64.b64encode(encoded(waveform, self.codec)).decode(),
             "voice": f"{engine}:{Path(name).name}" if Path(name).is_file() else voice,  # no paths of this machine
             "pace": pace,
-            "seconds": round(len(waveform) / 16_000, 3),
+            "seconds": round(len(waveform) / TARGET_RATE, 3),
             "transcript": transcript,
             "tts_wer": rate_of_errors,
             "augmentation": change,

@@ -11,13 +11,21 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-
-class Unspeakable(ValueError):
-    """A question that cannot be asked aloud; `reason` is its class in one or two words."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
+from .between import (
+    DASH,
+    LEFT_OVER,
+    NUMBER,
+    PAIR,
+    SLASH,
+    UNIT,
+    Unspeakable,
+    between_words,
+    dash,
+    left_over,
+    slash,
+    unit,
+    unit_pair,
+)
 
 
 def plain(text: str) -> str:
@@ -39,6 +47,7 @@ def in_words(text: str) -> str:
         text = pattern.sub(replacement, text)
     text = " ".join(text.split())
     text = re.sub(r"\s+([,.;:?!])", r"\1", text)
+    text = re.sub(r"(?<=\w)\s?-\s?(?=\w)", "-", text)
     text = re.sub(r"([,;:])[,.;:]*(?=[,;:])|,(?=[.?!])", "", text).strip(" ,;")
     left = re.search(r"[^a-zA-Z\u00c0-\u024f\s,.;:?!'\u0300-\u036f-]", text)
     if left:
@@ -97,12 +106,8 @@ def _money(match: re.Match) -> str:
     return f"{match[2]}{' ' + match[3] if match[3] else ''} {name if one else name + 's'}"
 
 
-def _unit(match: re.Match) -> str:
-    name = UNITS[match[2]]
-    first, *rest = name.split(" ")
-    if match[1] != "1":
-        first = {"foot": "feet", "hertz": "hertz"}.get(first, first + "s")
-    return f"{match[1]} {' '.join([first, *rest])}"
+def _vulgar(match: re.Match) -> str:
+    return f"{match[1]} and {_VULGAR[match[2]]}" if match[1] else f" {_VULGAR[match[2]]}"
 
 
 def _fraction(match: re.Match) -> str:
@@ -131,21 +136,11 @@ def _table(entries: dict[str, str], before: str = "", after: str = "") -> tuple[
     return re.compile(f"{before}({keys}){after}"), lambda match: entries[match[1]]
 
 
-UNITS = {  # without "in": after a number it is nearly always the preposition
-    **{"km/h": "kilometer per hour", "m/s": "meter per second", "mph": "mile per hour", "g/mL": "gram per milliliter"},
-    **{"km": "kilometer", "cm": "centimeter", "mm": "millimeter", "nm": "nanometer", "m": "meter", "ft": "foot"},
-    **{"kg": "kilogram", "mg": "milligram", "g": "gram", "lb": "pound", "lbs": "pound", "oz": "ounce"},
-    **{"mL": "milliliter", "ml": "milliliter", "L": "liter", "s": "second", "ms": "millisecond", "min": "minute"},
-    **{"Hz": "hertz", "kHz": "kilohertz", "MHz": "megahertz", "W": "watt", "kW": "kilowatt", "V": "volt"},
-    **{"J": "joule", "kJ": "kilojoule", "N": "newton", "Pa": "pascal", "kPa": "kilopascal", "atm": "atmosphere"},
-    **{"°C": "degree Celsius", "°F": "degree Fahrenheit", "K": "kelvin", "mol": "mole"},
-}
-_UNIT_KEYS = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
 ABBREVIATIONS = {
     **{"e.g.": "for example", "i.e.": "that is", "etc.": "et cetera", "vs.": "versus", "cf.": "compare"},
     **{"approx.": "approximately", "Dr.": "Doctor", "Mr.": "Mister", "Mrs.": "Missus", "Ms.": "Miz", "St.": "Saint"},
     **{"Prof.": "Professor", "Jr.": "Junior", "Sr.": "Senior", "U.S.": "U S", "U.K.": "U K", "Fig.": "Figure"},
-    **{"and/or": "and or"},
+    **{"and/or": "and or", "s/he": "she or he", "w/o": "without", "N/A": "not applicable", "n/a": "not applicable"},
 }
 SYMBOLS = {
     **{"=": "equals", "≠": "is not equal to", "<": "is less than", ">": "is greater than", "+": "plus"},
@@ -176,11 +171,11 @@ _RULES: list[tuple[re.Pattern, Any]] = [
     (re.compile("[\u2018\u2019\u02bc]"), "'"),
     (re.compile("[\u201c\u201d\u00ab\u00bb\"`]|\\*\\*|''"), " "),
     (re.compile("\u2026|\\.{3,}"), ", "),
-    (re.compile(r"(?<=\b\d{4})\s?[\u2013-]\s?(?=\d{2,4}\b)"), " to "),  # 1990-1995
-    (re.compile(r"(?<=\d)\u2013(?=\d)"), " to "),
-    (re.compile(r"(?<!\w)\u2013(?=\w)"), "−"),
-    (re.compile(r"(?<=\w)\u2013(?=\w)"), "-"),  # test–retest
-    (re.compile("\\s*[\u2014\u2015]\\s*|\\s[\u2013]\\s"), ", "),
+    (re.compile("[\u2010\u2011]"), "-"),
+    (re.compile("\u2012|(?<=\\d)[\u2014\u2015](?=\\d)"), "\u2013"),
+    (re.compile(r"(?<![\w%°)\]])\u2013(?=\w)"), "−"),
+    (re.compile(r"(?<=[^\W\d])\u2013(?=\w)|(?<=\w)\u2013(?=[^\W\d])"), "-"),  # test–retest
+    (re.compile("\\s*[\u2014\u2015]\\s*"), ", "),
     # $…$ around mathematics, not the prices $5 and $6
     (re.compile(r"(?<!\\)\$((?=[^$\n]*[\\^_=+])[^$\n]+|[^$\s]{1,15})\$(?!\d)"), r" \1 "),
     (re.compile(r"\\[()\[\]]"), " "),
@@ -188,24 +183,29 @@ _RULES: list[tuple[re.Pattern, Any]] = [
     (re.compile(r"\\d?frac\{([^{}]*)\}\{([^{}]*)\}"), r"\1 over \2"),
     (re.compile(r"\\sqrt\{([^{}]*)\}"), r"√ \1"),
     _table(_LATEX, after=r"(?![a-z])"),
+    (re.compile(f"([{''.join(_SUPERSCRIPTS)}]+)(?=[\u207a\u207b])"), r" \1"),  # the charge of an ion
     (
-        re.compile(f"([{''.join(_SUPERSCRIPTS)}]+)"),
-        lambda match: "^" + "".join(_SUPERSCRIPTS[c] for c in match[1]),
+        re.compile(f"(\u207b?)([{''.join(_SUPERSCRIPTS)}]+)(?![\u207a\u207b])"),
+        lambda match: "^" + "-" * len(match[1]) + "".join(_SUPERSCRIPTS[c] for c in match[2]),
     ),
-    _table(_VULGAR, before=r"\s?"),
-    _table(ABBREVIATIONS, before=r"(?<![\w.])"),
+    (re.compile(f"(\\d?)\\s?([{''.join(_VULGAR)}])"), _vulgar),
+    _table(ABBREVIATIONS, before=r"(?<![\w.])", after=r"(?!\w)"),
+    (re.compile(r"(\d)['\u2032][\u2013-](\d)['\u2032]"), r"\1 prime to \2 prime"),  # from end to end of a strand
+    (DASH, dash),
+    (LEFT_OVER, left_over),
+    (re.compile(r"(?<=\w)\s-\s(?=[\w(])"), between_words),
+    (re.compile(r"\s\u2013\s"), ", "),
     (re.compile(_PLACED + r"(IV|V|I)\b"), lambda match: match[1] + {"I": "1", "IV": "4", "V": "5"}[match[2]]),
     _table(_ROMAN, before=r"\b", after=r"\b"),
     (
-        re.compile(r"([$€£])\s?(\d[\d,]*(?:\.\d+)?)(?:\s(thousand|million|billion|trillion)\b)?"),
+        re.compile(rf"([$€£])\s?({NUMBER})(?:\s(thousand|million|billion|trillion)\b)?"),
         _money,
     ),
     (re.compile(r"\b(\d{3}0)'?s\b"), _decade),
     (re.compile(r"\b([fghFGP])\(([a-zA-Z])\)"), r"\1 of \2"),
-    (
-        re.compile(rf"(?<![\d.,])(\d[\d,.]*)\s?({_UNIT_KEYS})(?![\w/])(?!-)"),
-        _unit,
-    ),
+    (UNIT, unit),
+    (PAIR, unit_pair),
+    (SLASH, slash),
     (re.compile(r"\^\s?(\{[^{}]*\}|\([^()]*\)|-?\w+)"), _power),
     (re.compile(r"_\{?(\w+)\}?"), r" \1 "),
     (re.compile(r"\b(?:[A-Z][a-z]?\d*){2,}\b"), _formula),
@@ -214,15 +214,15 @@ _RULES: list[tuple[re.Pattern, Any]] = [
 _NUMBERS: list[tuple[re.Pattern, Any]] = [
     (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b"), lambda match: f" {spelled(int(match[1]), 'ordinal')} "),
     (re.compile(r"\b(1?\d|2[0-3]):([0-5]\d)\b"), _clock),
+    (re.compile(r"\b(\d{1,3}) (?=\d{1,2}[/\u2044]\d)"), r"\1 and "),  # 2 1/2
     (re.compile(r"\b(\d+)[/\u2044](\d+)\b"), _fraction),
-    (re.compile(r"(?<=\w)\s*/\s*(?=\w)"), " or "),
     (re.compile(r"(?<=[\d)])\s*\*\s*(?=[\d(A-Za-z])|(?<=\w)\s\*\s(?=\w)"), " times "),
     (re.compile(r"(?<=\d)\s?[xX]\s?(?=\d)"), " times "),
     (re.compile(r"~\s?(?=\d)"), " about "),
     (re.compile(r"[~\u00ac]\s?(?=[A-Za-z(])"), " not "),
-    (re.compile(r"(?<=\w)\s-\s(?=[\w(])|(?<![\w-])-(?=\d|[a-z]\b)|(?:(?<=\b[a-z])|(?<=[)\]]))-(?=\d)"), " minus "),
+    (re.compile(r"(?<![\w-])-(?=\d|[a-z]\b)"), " minus "),
     _table({symbol: f" {words} " for symbol, words in SYMBOLS.items()}),
-    (re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?|\.\d+"), _number),
+    (re.compile(rf"{NUMBER}|\.\d+"), _number),
     (re.compile(r"[()\[\]|\n]+"), ", "),
     (re.compile(r"(?<!\w)[*_]|[*_](?!\w)|[{}~]|\s-+\s"), " "),
 ]

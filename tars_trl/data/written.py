@@ -127,6 +127,7 @@ def _spoken(questions: Dataset, settings: BuildSettings) -> tuple[list[Row], lis
         kept.append(
             {
                 **row,
+                "options": form.options,
                 "prompt": prompt,
                 "question_for_tts": form.question_for_tts,
                 "prompt_for_tts": form.prompt_for_tts,

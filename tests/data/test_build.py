@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from datasets import Features
 
 from tars_trl.audio import audio_problem
@@ -19,8 +20,10 @@ from tars_trl.cli import parse
 from tars_trl.data import load_questions
 from tars_trl.data.build import build
 from tars_trl.data.build_settings import BuildSettings
+from tars_trl.data.clips import Augmentation
 from tars_trl.data.dataset_card import count_table, push_dataset
 from tars_trl.data.engines import EngineError
+from tars_trl.data.speaking import Speaker
 from tests.conftest import ROOT
 from tests.data.tones import Ears, Tones
 
@@ -106,6 +109,43 @@ def test_from_questions_to_rows_that_train(source, tmp_path):
     assert Features.from_arrow_schema(pq.read_schema(shard))["audio"].sampling_rate == 16_000
     dropped = [json.loads(line) for line in (tmp_path / "out/.work/dropped-train.jsonl").read_text().splitlines()]
     assert [entry["key"] for entry in dropped] == ["q3", "q5"] and "similarity" in dropped[1]["detail"]
+
+
+def test_labels_before_options_are_neither_said_nor_kept(source, tmp_path):
+    """Whatever takes an answer out of a text compares it with the options of the row."""
+    rows = [json.loads(line) for line in (source / "train.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["choices"]["text"] = [
+            f"{letter}. {text}" for letter, text in zip("AB", row["choices"]["text"], strict=True)
+        ]
+    (source / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counts = run(source, tmp_path / "out", stage="text")
+    assert counts["train"]["dropped"] == {"reference": 1, "held out": 1}  # the test set has no labels
+    row = pq.read_table(tmp_path / "out/.work/text-train.parquet").to_pylist()[0]
+    assert row["options"] == ["in the cat bed", "under bat trees"] and "Option A: in the cat" in row["prompt_for_tts"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"), [({"max_seconds": 0.02}, "too long"), ({"min_seconds": -0.02}, "too short")]
+)
+def test_clips_are_checked_as_they_are_kept(source, tmp_path, limits, reason):
+    """A speed changes how long a clip is, and silence goes: all that is kept has a length that training takes."""
+    slow = Augmentation(share=1.0, speed=(0.8, 0.8) if reason == "too long" else (1.25, 1.25))
+    (engine, row) = (
+        Tones(),
+        {"key": "q", "words": "where does the cat sleep", "prompt_for_tts": "", "prompt_for_tts_tn": ""},
+    )
+    spoken = len(engine.speak(row["words"], "plain", 1.0)[0]) / 16_000
+    ((name, margin),) = limits.items()
+    bounds = {"min_seconds": 0.1, "max_seconds": 30.0, name: spoken + margin}
+    outcomes = [
+        Speaker({"tone": engine}, ["tone:plain"], seed=seed, tries=1, augmentation=slow, **bounds).say(row)
+        for seed in range(12)
+    ]
+    kept = [outcome["seconds"] for outcome in outcomes if "reason" not in outcome]
+    assert all(bounds["min_seconds"] <= seconds <= bounds["max_seconds"] for seconds in kept)
+    assert {outcome["reason"] for outcome in outcomes if "reason" in outcome} == {reason}
+    assert any("speed" in outcome.get("detail", "") for outcome in outcomes)
 
 
 def test_processes_and_machines_change_nothing(source, tmp_path):
@@ -368,6 +408,11 @@ def test_upload_is_private_and_leaves_the_work_folder_out(source, tmp_path, monk
         ({"pace": [1.2, 0.8]}, "pace="),
         ({"max_seconds": 0.1}, "no clip could be kept"),
         ({"augment": 1.5}, "not a share"),
+        ({"http_rate": 0}, "http_rate=0: no request"),
+        ({"http_timeout": 0}, "http_timeout=0: no request"),
+        ({"http_body": "{'input': '{text}'}"}, "http_body=.*is not JSON.*Write an object"),
+        ({"http_body": '["{text}"]'}, "http_body=.*is no object with {text}"),
+        ({"http_body": '{"input": "hello"}'}, "http_body=.*would not know what to say"),
     ],
 )
 def test_settings_that_cannot_work(source, tmp_path, changes, message):
@@ -404,6 +449,13 @@ def test_yaml(path):
     (launch,) = [line for line in header if line.startswith("# Launch:")]
     assert f"recipes/build_dataset.py --config {path.relative_to(ROOT)}" in launch
     assert any(line.startswith("# Needs:") for line in header)
+
+
+def test_mmlu_keeps_clips_as_long_as_the_training_takes():
+    """The published clips last 73 s on average."""
+    built = yaml.safe_load((ROOT / "recipes/data/mmlu_train.yaml").read_text())
+    trained = yaml.safe_load((ROOT / "recipes/qwen2_5_omni/tars_7b.yaml").read_text())
+    assert built["max_seconds"] == trained["max_audio_seconds"]
 
 
 def test_recipe_prints_what_was_kept(source, tmp_path, capsys, monkeypatch):

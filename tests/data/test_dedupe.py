@@ -35,6 +35,12 @@ def test_wording_case_and_order_of_options_do_not_hide_a_leak():
     assert list(near_duplicates([other, train], [test])) == [1]
 
 
+def test_labels_before_options_do_not_hide_a_leak():
+    train = question_text("Which city is it?", ["A. Paris", "B. Rome", "C. Bern", "D. Oslo"])
+    test = question_text("Which city is it?", ["Rome", "Oslo", "Paris", "Bern"])
+    assert near_duplicates([train], [test]) == {0: (0, 1.0)}
+
+
 def test_the_same_question_with_other_options_is_another_one():
     first = question_text("Which is true?", ["cats bark at night", "dogs fly over the sea"])
     second = question_text("Which is true?", ["ice is a warm metal", "gold melts in the cold rain"])

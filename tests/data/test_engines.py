@@ -150,7 +150,7 @@ def test_check_asks_once_and_names_the_voice(server, clock):
 
 
 def test_settings_that_cannot_work():
-    for settings in ({"url": "localhost:80"}, {"tries": 0}, {"timeout": 0}, {"requests_per_second": -1}):
+    for settings in ({"url": "localhost:80"}, {"tries": 0}, {"timeout": 0}, {"requests_per_second": 0}):
         with pytest.raises(EngineError):
             HttpEngine(**{"url": "http://127.0.0.1/", **settings})
     with pytest.raises(EngineError, match="token_variable='NOWHERE_SET'"):

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from build_preferences import main
+from datasets import Dataset
 
 import tars_trl.data.preferences as preferences
 from tars_trl import load_questions
@@ -78,6 +79,35 @@ def test_equals_are_drawn_by_seed_and_key():
 def test_impossible_settings_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0"):
         PreferenceSettings(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens=0 is below min_tokens=1"),
+        ({"min_tokens": 100, "max_tokens": 50}, "max_tokens=50 is below min_tokens=100"),
+        ({"min_tokens": 2000}, "min_tokens=2000 is above max_new_tokens=1024"),
+        ({"min_margin": 2.0}, "min_margin=2.0.*none above 1.5"),
+        ({"min_margin": 1.2, "format_weight": 0.1}, "min_margin=1.2.*none above 1.1"),
+        ({"format_weight": -0.5}, "format_weight=-0.5"),
+        ({"on_bad_audio": "bad"}, "on_bad_audio='bad'.*refuse, skip"),
+        ({"dtype": "f32"}, "dtype='f32'.*float32"),
+    ],
+)
+def test_settings_that_would_fail_after_sampling(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PreferenceSettings(**settings)
+
+
+@pytest.mark.parametrize("narrow", [{"top_p": 1e-4}, {"min_p": 0.99}])
+def test_samples_are_drawn_as_the_trainer_draws_them(tiny, monkeypatch, narrow):
+    """From the full distribution, whatever the checkpoint's generation_config says."""
+    model, processor = tiny
+    for name, value in narrow.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    settings = PreferenceSettings(num_samples=8, max_new_tokens=6)
+    (line,) = preferences._batch(model, processor, [question_row(0)], settings)
+    assert all(len({c["text"] for c in line[name]}) > 4 for name in ("speech", "text"))
 
 
 # ---- Building ------------------------------------------------------------------------------------------------------
@@ -199,6 +229,37 @@ def test_other_filters_sample_nothing(build):
     assert build.batches == [] and len(contents(folder)["sft"]) == before_sft
     build(seed=1)
     assert len(build.batches) == 8
+
+
+def test_a_data_set_is_replaced_when_the_new_one_is_whole(build, monkeypatch):
+    """Killed between two shards, what is left is the old set and not a part of the new one."""
+    folder = build()
+    before, written = contents(folder), []
+    monkeypatch.setattr(preferences, "SHARD_ROWS", 1)
+    real = Dataset.to_parquet
+
+    def killed(self, path, *args, **kwargs):
+        if len(written) == 1:
+            raise KeyboardInterrupt
+        written.append(path)
+        return real(self, path, *args, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Dataset, "to_parquet", killed)
+        build()
+    assert len(written) == 1 and contents(folder) == before
+    build()
+    assert contents(folder) == before  # in other shards
+    assert len(list((folder / "sft").iterdir())) == len(before["sft"]) > 1
+    assert not list(folder.glob("*.part")) and not list(folder.glob("*.old"))
+
+
+def test_processes_wait_for_hours(build, monkeypatch):
+    """They meet after sampling; the default of NCCL is ten minutes."""
+    given, real = [], preferences.PartialState
+    monkeypatch.setattr(preferences, "PartialState", lambda **options: given.append(options) or real())
+    build()
+    assert [options["timeout"].total_seconds() for options in given] == [24 * 3600]
 
 
 def test_no_pair_at_all_is_an_error(build, monkeypatch):

@@ -169,6 +169,22 @@ class TestSources:
         (repository / "README.md").write_text(f"---\n{card}---\n# Spoken questions\n")
         assert_questions(load_questions(repository, "test", name="voices"), 1)
 
+    def test_folders_of_one_name_with_one_card_are_not_mixed_up(self, tmp_path):
+        """Also not what was in the folder before: a data set that was built again is read anew."""
+        files = "{split: train, path: data/train-*.parquet}"
+        card = f"---\nconfigs:\n- config_name: default\n  data_files:\n  - {files}\n---\n"
+        folders = [tmp_path / name / "spoken" for name in ("one", "two")]
+        for number, folder in enumerate(folders):
+            (folder / "data").mkdir(parents=True)
+            (folder / "README.md").write_text(card)
+            as_dataset(schema_row(number)).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+        assert [load_questions(folder)["key"][:] for folder in folders] == [
+            [schema_row(0)["key"]],
+            [schema_row(1)["key"]],
+        ]
+        as_dataset(schema_row(2)).to_parquet(folders[0] / "data" / "train-00000-of-00001.parquet")
+        assert load_questions(folders[0])["key"][:] == [schema_row(2)["key"]]
+
     def test_single_parquet_file(self, tmp_path):
         as_dataset(tars_row()).to_parquet(tmp_path / "held_out.parquet")
         assert_questions(load_questions(tmp_path / "held_out.parquet", "test"), 1)
@@ -348,6 +364,54 @@ class TestConversion:
         assert loaded[0]["key"] == "new"
         with pytest.raises(QuestionError, match=r"\['txt'\]"):
             load_questions(tmp_path / "rows", column_map={"txt": "prompt_for_tts"})
+
+    def test_a_dotted_name_takes_its_own_column_apart_and_no_other(self, tmp_path):
+        row = tars_row(meta={"source": "x"}) | {"choices": {"text": OPTIONS, "label": ["1", "2", "3", "4"]}}
+        del row["options"]
+        loaded = load_rows(tmp_path, row, column_map={"choices.text": "options"})
+        assert_questions(loaded, 1)
+        assert loaded[0]["meta"] == {"source": "x"} and loaded[0]["choices.label"] == ["1", "2", "3", "4"]
+
+    def test_a_data_set_in_a_single_column(self, tmp_path):
+        """As MMLU's auxiliary_train; a field may be a recording."""
+        row = {
+            "text": SPOKEN,
+            "question": "What?",
+            "choices": OPTIONS,
+            "answer": 1,
+            "clip": {"bytes": clip(), "path": None},
+        }
+        rows = Dataset.from_list([{"train": row}])
+        features = {**rows.features["train"], "clip": Audio()}
+        rows.cast(datasets.Features({"train": features})).save_to_disk(tmp_path / "rows")
+        names = {"text": "prompt_for_tts", "question": "question", "choices": "options", "answer": "answer"}
+        names = {f"train.{theirs}": ours for theirs, ours in (names | {"clip": "audio"}).items()}
+        assert_questions(load_questions(tmp_path / "rows", column_map=names), 1)
+
+    @pytest.mark.parametrize("labels", [list("ABCD"), list("1234"), list("3124")])
+    @pytest.mark.parametrize("options", [OPTIONS, list("4321")])
+    @pytest.mark.parametrize("dotted", [True, False])
+    def test_answers_that_are_labels(self, tmp_path, labels, options, dotted):
+        row = tars_row(answer=labels[1]) | {"choices": {"text": options, "label": labels}}
+        row = {name: value for name, value in row.items() if name not in ("options", "answer_index")}
+        names = {"choices.text": "options", "choices.label": "option_labels"} if dotted else {"choices": "options"}
+        loaded = load_rows(tmp_path, row, column_map=names)
+        assert (loaded[0]["options"], loaded[0]["answer_index"]) == (options, 1)
+
+    def test_labels_that_are_not_there_or_not_enough(self, tmp_path):
+        row = {name: value for name, value in tars_row(answer="2").items() if name != "answer_index"}
+        with pytest.raises(QuestionError, match="row 'mmlu-0', answer='2'.*choices.label=option_labels"):
+            load_rows(tmp_path / "none", row)
+        with pytest.raises(QuestionError, match="row 'mmlu-0', option_labels=.*not as many"):
+            load_rows(tmp_path / "few", row | {"option_labels": ["1", "2"]})
+
+    @pytest.mark.parametrize("index", ["B", "1", 1.5])
+    def test_an_index_that_is_none_names_its_row(self, tmp_path, index):
+        with pytest.raises(QuestionError, match=f"row 'mmlu-0', answer_index={index!r}.*from 0"):
+            load_rows(tmp_path, tars_row(answer_index=index))
+
+    def test_an_index_with_a_point(self, tmp_path):
+        assert load_rows(tmp_path, tars_row(answer_index=1.0))[0]["answer_index"] == 1
 
     def test_seed_and_limit(self, tmp_path):
         rows = [schema_row(number) for number in range(8)]

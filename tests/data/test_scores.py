@@ -12,8 +12,14 @@ from datasets import Audio, Dataset
 from tars_trl.audio import load_audio
 from tars_trl.cli import parse
 from tars_trl.data import load_questions, scores
-from tars_trl.data.scores import Sampling, pass_at_k, sampled, score, selected, write_scored
+from tars_trl.data.scores import Samples, Sampling, dropped, pass_at_k, sampled, selected, write_scored
 from tests.conftest import ROOT, clip, question, questions
+
+
+def score(speech, text, k, order="easy_first", complete=None):
+    """`scores.score` of samples that are right or not, all of them complete but for the written ones in `complete`."""
+    heard = Samples(speech, [True] * len(speech))
+    return scores.score(heard, Samples(text, complete or [True] * len(text)), k, order)
 
 
 def test_pass_at_k_is_the_share_of_draws_with_a_right_one():
@@ -30,7 +36,7 @@ def test_score_columns():
     found = score([True, False, False, False], [True, True, True, False], 2)
     assert found == {
         **{"speech_accuracy": 0.25, "text_accuracy": 0.75, "speech_pass_at_k": 0.5, "text_pass_at_k": 1.0},
-        **{"gap": 0.5, "curriculum": 0.5},
+        **{"gap": 0.5, "text_references": 0.75, "curriculum": 0.5},
     }
     assert score([True, False], [True, True], 1, "largest_gap")["curriculum"] == -0.5
     with pytest.raises(ValueError, match="order='random'"):
@@ -62,13 +68,27 @@ def test_selection(keep, top, expected):
     assert selected([HARD, EASY, SOLVED, DEAF, HEARD_ONLY], keep, top) == expected
 
 
+def test_a_right_sample_that_was_cut_off_is_no_reference():
+    """As in the trainer, where a reference is right and complete; it still counts as right."""
+    cut = score([False] * 2, [True, False], 2, complete=[False, True])
+    assert (cut["text_accuracy"], cut["text_references"]) == (0.5, 0.0)
+    assert selected([cut, EASY], "reachable") == [1]
+
+
+def test_what_is_dropped_is_counted_by_reason():
+    found = [HARD, EASY, SOLVED, DEAF, HEARD_ONLY]
+    assert dropped(found, "all", 5) == {}
+    assert dropped(found, "learnable", len(selected(found, "learnable"))) == {"unreachable": 2, "solved already": 1}
+    assert dropped(found, "reachable", len(selected(found, "reachable", 1))) == {"unreachable": 2, "cut by top": 2}
+
+
 def test_largest_gap_comes_first():
     found = [score(*pair, 2, "largest_gap") for pair in (([True] * 2, [True] * 2), ([False] * 2, [True] * 2))]
     assert selected(found) == [1, 0]
 
 
 def test_selections_that_cannot_work():
-    with pytest.raises(ValueError, match="leaves none of 1 questions"):
+    with pytest.raises(ValueError, match=r"leaves none of 1 questions \(1 unreachable\)"):
         selected([HARD], "reachable")
     with pytest.raises(ValueError, match="keep='some'"):
         selected([HARD], "some")
@@ -86,13 +106,28 @@ def rows(count):
     )
 
 
+@pytest.mark.parametrize("narrow", [{"top_p": 1e-4}, {"min_p": 0.99}, {"top_k": 1}, {"typical_p": 1e-4}])
+def test_samples_are_drawn_from_the_full_distribution(tiny, monkeypatch, narrow):
+    """Whatever the checkpoint's generation_config says; each of these alone would leave one token to choose."""
+    model, processor = tiny
+    for name, value in narrow.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    settings = {"max_new_tokens": 6, "num_samples": 8, "batch_size": 1}
+    alone = scores.complete(
+        model, processor, [question(0)], "text", do_sample=True, **{"top_k": 0, **narrow}, **settings
+    )
+    assert len({done.text for done in alone}) == 1
+    drawn = scores.complete(model, processor, [question(0)], "text", **scores.from_full_distribution(), **settings)
+    assert len({done.text for done in drawn}) > 4
+
+
 def test_samples_do_not_depend_on_where_a_run_stopped(tiny, tmp_path, monkeypatch, right_where_even):
     model, processor = tiny
     sampling = Sampling(num_samples=4, max_new_tokens=6, batch_size=2)
     data = rows(5)
     whole = sampled(model, processor, data, "speech", sampling, tmp_path / "whole", {})
-    assert len(whole) == 5 and {len(found) for found in whole} == {4}
-    assert 0 < sum(map(sum, whole)) < 20  # some right, some wrong
+    assert len(whole) == 5 and {len(found.right) for found in whole} == {len(found.complete) for found in whole} == {4}
+    assert 0 < sum(sum(found.right) for found in whole) < 20  # some right, some wrong
 
     real, asked = scores.complete, []
 
@@ -146,7 +181,7 @@ def test_the_trainer_follows_the_scores(make_trainer, tmp_path, seed):
     assert list(dict.fromkeys(asked)) == ["q3", "q1", "q0", "q2"]
 
 
-def test_recipe(tiny, tmp_path):
+def test_recipe(tiny, tmp_path, capsys):
     """The command line on a random model, which gets nothing right: all are kept, none can be learned."""
     model, processor = tiny
     model.save_pretrained(tmp_path / "model")
@@ -161,10 +196,14 @@ def test_recipe(tiny, tmp_path):
     back = load_questions(tmp_path / "out" / "data" / "train-00000-of-00001.parquet")
     assert back["key"][:] == ["q0", "q1", "q2"] and back["text_pass_at_k"][:] == [0.0] * 3
     lines = [json.loads(line) for path in (tmp_path / "out/.work").iterdir() for line in path.read_text().splitlines()]
-    assert len(lines) == 6 and all(len(line["correct"]) == 2 for line in lines)
+    assert len(lines) == 6 and all(len(line["correct"]) == len(line["complete"]) == 2 for line in lines)
+    assert "3 of 3 questions kept" in (printed := capsys.readouterr().out) and "Dropped: none." in printed
+    score_questions.main([*arguments, "--top", "1"])
+    assert "Dropped: 2 cut by top." in capsys.readouterr().out
     with pytest.raises(ValueError, match="leaves none of 3 questions"):
         score_questions.main([*arguments, "--keep", "reachable"])
-    for wrong, message in ((["--k", "3"], "pass@3 of 2 samples"), (["--temperature", "0"], "would be the same")):
+    refused = {"k": ("3", "pass@3 of 2 samples"), "temperature": ("0", "would be the same"), "keep": ("x", "keep='x'")}
+    for wrong, message in ((["--" + name, value], message) for name, (value, message) in refused.items()):
         with pytest.raises(ValueError, match=message):
             parse(score_questions.ScoreSettings, args=[*arguments, *wrong])
 
