@@ -266,6 +266,8 @@ def _question_row(row: dict, fallback_key: str, system_prompt: str, instruction:
         options, labels = options["text"], options.get("label")
     if options is None:
         question, options = _split_question(prompt, key)
+    if isinstance(options, list):  # [7, 9]: as a reader would have them
+        options = [str(option) if type(option) in (int, float) else option for option in options]
     if not question or not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise QuestionError(
             f"row {key!r}, question={question!r}, options={options!r}: give a text and a list of texts."

@@ -287,6 +287,10 @@ class TestConversion:
         with pytest.raises(QuestionError, match="row 'mmlu-0', answer_index=2, answer='B'"):
             load_rows(tmp_path, tars_row(answer_index=2))
 
+    def test_options_that_are_numbers(self, tmp_path):
+        row = tars_row(options=[7, 9, 11, 13])
+        assert load_rows(tmp_path, row)[0]["options"] == ["7", "9", "11", "13"]
+
     def test_options_that_are_letters(self, tmp_path):
         """The option "B" is labelled A: either reading agrees with an index, neither decides alone."""
         row = tars_row(options=["B", "A"], answer="B")
