@@ -1,4 +1,4 @@
-"""The demo's two hundred steps on the GPU, against the CPU's curve.
+"""Two hundred steps of the demo's recipe on the GPU, against the CPU's curve.
 
     python benchmarks/demo_gpu.py                     # six minutes on the CPU, then the GPU
     python benchmarks/demo_gpu.py --second cpu        # control: the CPU against itself, which is bit for bit
