@@ -336,9 +336,8 @@ def _meant_options(answer: Any, options: list[str], labels: list[str]) -> set[in
     if isinstance(answer, int):
         return {answer}
     text = str(answer or "").strip()
-    if (
-        text and text in labels
-    ):  # "3" may stand for the first of 1, 3, 5: a data set that labels its options means labels
+    # "3" may stand for the first of 1, 3, 5: a data set that labels its options means labels.
+    if text and text in labels:
         return {number for number, label in enumerate(labels) if label == text}
     letter = re.fullmatch(r"\(?([A-Za-z])[.)]?", text)
     meant = {index for index, option in enumerate(options) if option.strip() == text}
