@@ -13,14 +13,23 @@ UNITS = {  # without "in": after a number it is nearly always the preposition
     **{"km/h": "kilometer per hour", "m/s": "meter per second", "mph": "mile per hour", "g/mL": "gram per milliliter"},
     **{"km": "kilometer", "cm": "centimeter", "mm": "millimeter", "nm": "nanometer", "m": "meter", "ft": "foot"},
     **{"kg": "kilogram", "mg": "milligram", "g": "gram", "lb": "pound", "lbs": "pound", "oz": "ounce"},
-    **{"mL": "milliliter", "ml": "milliliter", "L": "liter", "s": "second", "ms": "millisecond", "min": "minute"},
+    **{
+        "mL": "milliliter",
+        "ml": "milliliter",
+        "L": "liter",
+        "l": "liter",
+        "s": "second",
+        "ms": "millisecond",
+        "min": "minute",
+    },
     **{"Hz": "hertz", "kHz": "kilohertz", "MHz": "megahertz", "W": "watt", "kW": "kilowatt", "V": "volt"},
     **{"J": "joule", "kJ": "kilojoule", "N": "newton", "Pa": "pascal", "kPa": "kilopascal", "atm": "atmosphere"},
-    **{"°C": "degree Celsius", "°F": "degree Fahrenheit", "K": "kelvin", "mol": "mole"},
+    **{"°C": "degree Celsius", "°F": "degree Fahrenheit", "K": "kelvin", "mol": "mole", "mmol": "millimole"},
 }
 _TIMES = {"h": "hour", "hr": "hour", "sec": "second", "yr": "year"}
 _TIMES |= {name: name for name in ("second", "minute", "hour", "day", "week", "month", "year", "night")}
 _PER = _TIMES | {name: name for name in ("liter", "litre", "gallon", "mole", "mile", "capita")}
+_CLOCK = "sec|min|hr|hour|day|week|month|year"  # a pulse of 70/min
 _UNIT = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
 _DENOMINATOR = "|".join(re.escape(unit) for unit in sorted(UNITS | _PER, key=len, reverse=True))
 
@@ -52,11 +61,17 @@ def unit(match: re.Match) -> str:
     return f"{match[1]} {name}{_denominator(match[3], match[4])}"
 
 
-PAIR = re.compile(rf"(?<![\w/.])({_UNIT}|dollars?|euros?|pounds?|cents)\s?/\s?({_DENOMINATOR})([23]?)(?![\w/])")
+PAIR = re.compile(
+    rf"(?<![\w/.])({NUMBER}(?=\s?/\s?(?:{_CLOCK})\b)|{_UNIT}|dollars?|euros?|pounds?|cents)\s?/\s?"
+    rf"({_DENOMINATOR})([23]?)(?![\w/])"
+)
 
 
 def unit_pair(match: re.Match) -> str:
-    """g/mol -> grams per mole, dollars/kg -> dollars per kilogram. Two single letters may be variables, but for m/s."""
+    """g/mol -> grams per mole, dollars/kg -> dollars per kilogram, 70/min -> 70 per minute.
+
+    Two single letters may be variables, but for m/s.
+    """
     if len(match[1]) == len(match[2]) == 1 and (match[1], match[2]) != ("m", "s"):
         return match[0]
     return (_plural(UNITS[match[1]]) if match[1] in UNITS else match[1]) + _denominator(match[2], match[3])
@@ -196,6 +211,6 @@ def slash(match: re.Match) -> str:
         return f"{left} per "
     elif _OPERAND.fullmatch(left) and _OPERAND.fullmatch(right):
         return f"{left} over "
-    elif _WORD.fullmatch(left) and _WORD.fullmatch(right):
+    elif all(_WORD.fullmatch(side) or side in ("I", "a", "A") for side in (left, right)):  # I/me/my, a/an
         return f"{left} or "
     raise Unspeakable("formula", f"{match[0] + right!r} may be a quotient, a date or a choice")

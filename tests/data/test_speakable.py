@@ -29,6 +29,8 @@ from tars_trl.data.words import Unspeakable, in_words, plain
         ("λ = 5 nm; Δ", "lambda equals five nanometers; delta"),
         ("-5 or 3 - 2, a well-known X-ray", "minus five or three minus two, a well-known X-ray"),
         ("his/her and/or f(x)", "his or her and or f of x"),
+        ("pulse 70/min, 90mmol/l", "pulse seventy per minute, ninety millimoles per liter"),
+        ("who uses I/me/my or a/an", "who uses I or me or my or a or an"),
         ("“Quoted” (aside) **bold**", "Quoted, aside, bold"),
         ("5 in total, 007, .5", "five in total, zero zero seven, zero point five"),
         ("$6$ of $a + b$ for $5 and $7", "six of a plus b for five dollars and seven dollars"),
