@@ -165,6 +165,8 @@ def evaluate(arm: Path, folder: Path, settings: ComparisonSettings, recipes: Pat
     command += ["--revision", revision] if revision and (adapted or not trained) else []
     command += ["--limit", str(settings.limit)] if settings.limit else []
     command += ["--batch_size", str(settings.batch_size), "--max_new_tokens", str(settings.max_new_tokens)]
+    if file.is_file():  # measured otherwise before: the newest files are read, and those may be of that
+        command += ["--overwrite", "true"]
     command += ["--log_samples", "true", "--output_path", str(folder / "evaluation")]
     launch(command)
     right = {}

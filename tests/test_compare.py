@@ -20,7 +20,7 @@ from tars_trl.arms import METHODS, ComparisonSettings, plan
 from tars_trl.cli import ModelAndData, parse, read_settings
 from tars_trl.comparison import BASE, Measured, figure, markdown, mean_interval, table, write_csv
 from tars_trl.evaluation.metrics import wilson_interval
-from tars_trl.evaluation.results import read_samples
+from tars_trl.evaluation.results import read_results, read_samples
 from tars_trl.speech_dpo import SpeechDPOConfig
 from tars_trl.speech_sft import SpeechSFTConfig
 from tests.conftest import ROOT, questions
@@ -261,6 +261,11 @@ def test_interrupted_comparison_continues(parts, trained):
     trained.clear()
     main([*arguments, "--max_new_tokens", "3"])
     assert trained == [f"evaluated {name}" for name in (BASE, "sft-seed0", "dpo-seed0", "grpo-seed0")]
+    trained.clear()
+    main(arguments)  # back again: the base's evaluation with these settings is older than the last one
+    assert len(trained) == 4
+    used = read_results(out / BASE / "evaluation")["config"]["gen_kwargs"]
+    assert used["max_new_tokens"] == 4
     with pytest.raises(ValueError, match="other settings"):
         main([*arguments, "--overrides", "--max_steps 2"])
     (folder / "sft" / "more.parquet").write_bytes(b"")
