@@ -17,7 +17,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "demo"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 import numpy as np
 import soundfile
@@ -27,7 +27,7 @@ from datasets import Audio, Dataset
 from transformers import GenerationConfig, Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
-from tars_trl.audio import TARGET_RATE
+from tars_trl.data.audio import TARGET_RATE
 
 
 def build(tiny: bool, device: str) -> tuple:

@@ -21,11 +21,11 @@ import torch
 from tqdm import tqdm
 
 from tars_trl import load_questions
-from tars_trl.evaluation import complete
 from tars_trl.evaluation.drift import Drift, layer_set_stats, layer_stats, measure_drift, read_layer_stats
-from tars_trl.evaluation.loading import load_speech_llm
-from tars_trl.plots import plot_drift, plot_layer_sets
-from tars_trl.runs import read_pair
+from tars_trl.models.loading import load_speech_llm
+from tars_trl.report.frames import read_pair
+from tars_trl.report.plots import plot_drift, plot_layer_sets
+from tars_trl.sampling.complete import complete
 
 
 def named(text: str) -> tuple[str, str]:

@@ -12,10 +12,10 @@ is continued by the same command. Nothing is uploaded without `--push_to`, and t
 
 from pathlib import Path
 
-from tars_trl.cli import parse
-from tars_trl.data.build import build
-from tars_trl.data.build_settings import BuildSettings
-from tars_trl.data.dataset_card import count_table, push_dataset
+from tars_trl.settings import parse
+from tars_trl.speaking.build import build
+from tars_trl.speaking.card import count_table, push_dataset
+from tars_trl.speaking.settings import BuildSettings
 
 
 def main(args: list[str] | None = None) -> None:

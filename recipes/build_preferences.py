@@ -9,8 +9,8 @@ Interrupted, it continues where it stopped when it is started again, on any numb
 OUT/preferences, recipes/sft.py on OUT/sft.
 """
 
-from tars_trl.cli import parse
-from tars_trl.data.preferences import PreferenceSettings, build_preferences
+from tars_trl.sampling.preferences import PreferenceSettings, build_preferences
+from tars_trl.settings import parse
 
 
 def main(args: list[str] | None = None) -> None:

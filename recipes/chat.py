@@ -16,11 +16,12 @@ from itertools import zip_longest
 import torch
 from transformers import TextStreamer
 
-from tars_trl.audio import load_audio
 from tars_trl.data import SYSTEM_PROMPT, build_prompt
-from tars_trl.evaluation.loading import load_speech_llm
-from tars_trl.models import architecture_of, placed_audio
-from tars_trl.twins import spoken_prompt, written_prompt
+from tars_trl.data.audio import load_audio
+from tars_trl.data.prompts import spoken_prompt, written_prompt
+from tars_trl.models import architecture_of
+from tars_trl.models.hooks import placed_audio
+from tars_trl.models.loading import load_speech_llm
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ command again repeats nothing that is finished.
 import shlex
 from pathlib import Path
 
+from comparison.arms import ComparisonSettings, evaluate, plan, train, write
+from comparison.table import BASE, Measured
 from tqdm import tqdm
 
-from tars_trl.arms import ComparisonSettings, evaluate, plan, train, write
-from tars_trl.cli import parse
-from tars_trl.comparison import BASE, Measured
+from tars_trl.settings import parse
 
 
 def main(args: list[str] | None = None) -> None:

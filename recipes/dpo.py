@@ -13,9 +13,9 @@ Model, LoRA targets, prompts and audio are those of TARS; the loss is TRL's, its
 from transformers import AutoProcessor
 
 from tars_trl import load_questions
-from tars_trl.checkpoints import last_checkpoint
-from tars_trl.cli import ModelAndData, parse
-from tars_trl.speech_dpo import SpeechDPOConfig, SpeechDPOTrainer
+from tars_trl.grpo.resuming import last_checkpoint
+from tars_trl.settings import ModelAndData, parse
+from tars_trl.supervised import SpeechDPOConfig, SpeechDPOTrainer
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ stopped when it is started again; a finished one is repeated only with `--overwr
 
 from accelerate import PartialState
 
-from tars_trl.cli import parse
 from tars_trl.evaluation.results import compare, read_results
 from tars_trl.evaluation.run import evaluate
 from tars_trl.evaluation.settings import EvaluationSettings
+from tars_trl.settings import parse
 
 
 def result_table(content: dict) -> str:

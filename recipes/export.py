@@ -16,13 +16,12 @@ from pathlib import Path
 import torch
 
 from tars_trl import load_questions
-from tars_trl.card import read_pairs, write_card
-from tars_trl.cli import parse
-from tars_trl.config import setting
-from tars_trl.export import FORMATS, load_trained, stored_dtype, write_export
-from tars_trl.hub import prepare_repository, push
 from tars_trl.record import read_run
-from tars_trl.verify import greedy_answers, untrained_logits, verify_folder
+from tars_trl.settings import parse, setting
+from tars_trl.share.cards import read_pairs, write_card
+from tars_trl.share.export import FORMATS, load_trained, stored_dtype, write_export
+from tars_trl.share.hub import prepare_repository, push
+from tars_trl.share.verify import greedy_answers, untrained_logits, verify_folder
 
 
 @dataclass

@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from tars_trl import load_questions
-from tars_trl.html_report import write_report
+from tars_trl.report.html import write_report
 
 
 def main() -> None:

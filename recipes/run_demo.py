@@ -24,8 +24,9 @@ from tqdm import tqdm
 from transformers import AutoProcessor
 
 from tars_trl import accuracy_reward, load_questions
-from tars_trl.evaluation import complete, paired_result
+from tars_trl.evaluation.metrics import paired_result
 from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
+from tars_trl.sampling.complete import complete
 
 CONFIG = "recipes/qwen2_5_omni/demo.yaml"
 MODEL, QUESTIONS = "recipes/demo/tiny-omni", "recipes/demo/questions"
@@ -68,9 +69,9 @@ def show_one(folder: Path) -> None:
 
 def pictures(folder: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
     """Curves of the run and the held-out accuracies before and after, as PNG, and a report to open in a browser."""
-    from tars_trl.html_report import write_report
-    from tars_trl.plots import plot_before_after, plot_gap, plot_rewards
-    from tars_trl.runs import load_run
+    from tars_trl.report.frames import load_run
+    from tars_trl.report.html import write_report
+    from tars_trl.report.plots import plot_before_after, plot_gap, plot_rewards
 
     run = load_run(folder)
     plot_gap([run]).savefig(folder / "gap.png")

@@ -16,13 +16,12 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from tars_trl.audio import check_audio
-from tars_trl.cli import parse
-from tars_trl.config import setting
 from tars_trl.data import load_questions
-from tars_trl.data.scores import MODALITIES, Samples, Sampling, dropped, sampled, score, selected, write_scored
-from tars_trl.evaluation.jobs import rows_digest
-from tars_trl.evaluation.loading import identity, load_speech_llm, resolve
+from tars_trl.data.audio import check_audio
+from tars_trl.data.journal import rows_digest
+from tars_trl.models.loading import identity, load_speech_llm, resolve
+from tars_trl.sampling.scores import MODALITIES, Samples, Sampling, dropped, sampled, score, selected, write_scored
+from tars_trl.settings import parse, setting
 
 
 @dataclass

@@ -11,8 +11,8 @@ Any setting can be overridden behind the file, for example `--learning_rate 1e-5
 from transformers import AutoProcessor
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, accuracy_reward, format_reward, load_questions
-from tars_trl.checkpoints import last_checkpoint
-from tars_trl.cli import ModelAndData, parse
+from tars_trl.grpo.resuming import last_checkpoint
+from tars_trl.settings import ModelAndData, parse
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ __version__ = "0.1.0"
 _WHERE = {
     "TARSGRPOConfig": "config",
     "TARSGRPOTrainer": "trainer",
-    "accuracy_reward": "rewards",
-    "format_reward": "rewards",
-    "load_audio": "audio",
+    "accuracy_reward": "grpo.rewards",
+    "format_reward": "grpo.rewards",
+    "load_audio": "data.audio",
     "load_questions": "data",
 }
 __all__ = [
@@ -23,10 +23,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .audio import load_audio
     from .config import TARSGRPOConfig
     from .data import load_questions
-    from .rewards import accuracy_reward, format_reward
+    from .data.audio import load_audio
+    from .grpo.rewards import accuracy_reward, format_reward
     from .trainer import TARSGRPOTrainer
 
 

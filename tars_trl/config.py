@@ -4,18 +4,13 @@
 code" its Phi-4 training scripts.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from trl import GRPOConfig
 
-from .alignment import LAYER_SETS
-
-
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with its help text for the command line."""
-    return field(default=default, metadata={"help": help})
+from .grpo.alignment import LAYER_SETS
+from .settings import setting
 
 
 @dataclass

@@ -14,30 +14,25 @@ from torch.utils.data import Sampler
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from .alignment import BehaviorEncoder, StatePooler, best_references, compare, layer_indices
-from .audio import TARGET_RATE, check_audio, load_audio
-from .callbacks import use_twin_progress
-from .card import write_run
-from .checkpoints import ResumableSampler
 from .config import TARSGRPOConfig
-from .curriculum import ordered_by
-from .health import HealthCallback
-from .hub import prepare_run
-from .loading import load_model, method_lora
-from .models import Features, Prompt, architecture_of, last_logits_only, placed_audio
-from .report import report_trainable
-from .rewards import completion_text
-from .sharding import encode_together, is_spread, loaded_whole
-from .twin_metrics import twin_metrics
-from .twins import (
-    draw_references,
-    modality_of,
-    question_key,
-    reference_candidates,
-    spoken_prompt,
-    written_prompt,
-)
-from .vllm_rollouts import VLLMRollouts, check_supported
+from .data.answers import completion_text
+from .data.audio import TARGET_RATE, check_audio, load_audio
+from .data.prompts import question_key, spoken_prompt, written_prompt
+from .data.questions import ordered_by
+from .grpo.alignment import best_references, compare, layer_indices
+from .grpo.behavior import BehaviorEncoder
+from .grpo.callbacks import HealthCallback, use_twin_progress
+from .grpo.metrics import twin_metrics
+from .grpo.resuming import ResumableSampler
+from .grpo.twins import draw_references, modality_of, reference_candidates
+from .grpo.vllm import VLLMRollouts, check_supported
+from .models import Features, Prompt, architecture_of
+from .models.hooks import StatePooler, last_logits_only, placed_audio
+from .models.loading import load_model, method_lora
+from .models.sharding import encode_together, is_spread, loaded_whole
+from .record import report_trainable
+from .share.cards import write_run
+from .share.hub import prepare_run
 
 logger = logging.getLogger(__name__)
 

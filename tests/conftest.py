@@ -11,7 +11,7 @@ import soundfile
 from datasets import Audio, Dataset
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "recipes" / "demo"), str(ROOT / "recipes")]  # our own model builders and recipes
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "recipes")]  # our own model builders and recipes
 
 SYSTEM = "You think, then answer."
 
@@ -112,6 +112,38 @@ def make_trainer(tiny, embedder_folder, tmp_path):
         )
 
     return build
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> str:
+    """The random thinker with its processor, saved; its layers enlarged, so that a completion depends on the prompt."""
+    from tiny_omni import tiny_random
+
+    model, processor = tiny_random(0)
+    for weight in model.model.language_model.layers.parameters():
+        weight.data.mul_(8)  # as it is, the tied embeddings repeat the last token of any prompt
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def questions_folder(tmp_path_factory) -> str:
+    """Six questions of the schema, with two domains, as a folder of parquet shards."""
+    folder = tmp_path_factory.mktemp("asked")
+    rows = questions(6).add_column("voice", ["high", "low"] * 3)
+    rows.to_parquet(folder / "test-00000-of-00001.parquet")
+    return str(folder)
+
+
+@pytest.fixture
+def arguments(model_folder, questions_folder, tmp_path) -> list[str]:
+    """The command line that most tests start from."""
+    return [
+        *("--model", model_folder, "--tasks", f"demo={questions_folder}", "--batch_size", "2"),
+        *("--max_new_tokens", "6", "--use_cpu", "--log_samples", "--output_path", str(tmp_path / "out")),
+    ]
 
 
 def odd_reward(completions, **kwargs):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "demo"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 from accelerate.utils import gather_object
 from tiny_omni import tiny_random

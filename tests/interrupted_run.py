@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "demo"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 from tiny_omni import tiny_random
 from transformers import TrainerCallback
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
-from tars_trl.checkpoints import last_checkpoint
+from tars_trl.grpo.resuming import last_checkpoint
 from tests.conftest import odd_reward, questions
 
 

@@ -8,7 +8,7 @@ import copy
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "demo"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
@@ -16,7 +16,7 @@ from tiny_omni import tiny_random
 from transformers import TrainerCallback
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
-from tars_trl.alignment import StatePooler
+from tars_trl.models.hooks import StatePooler
 from tests.conftest import odd_reward, questions
 
 

@@ -4,8 +4,8 @@ import tiny_omni
 import torch
 from datasets import Audio, Dataset
 
-from tars_trl.audio import load_audio
-from tars_trl.twins import spoken_prompt
+from tars_trl.data.audio import load_audio
+from tars_trl.data.prompts import spoken_prompt
 from tests.conftest import question
 from tests.models import tiny_phi4
 

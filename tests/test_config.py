@@ -1,7 +1,7 @@
 import pytest
 
 from tars_trl import TARSGRPOConfig
-from tars_trl.cli import ModelAndData, parse
+from tars_trl.settings import ModelAndData, parse
 
 
 def config(**settings):

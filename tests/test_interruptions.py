@@ -15,7 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from trl.trainer.utils import RepeatSampler
 
-from tars_trl.checkpoints import ResumableSampler, last_checkpoint
+from tars_trl.grpo.resuming import ResumableSampler, last_checkpoint
 from tests.conftest import questions
 
 SCRIPT = Path(__file__).with_name("interrupted_run.py")

@@ -9,9 +9,8 @@ import pytest
 
 from tars_trl.evaluation.run import evaluate
 from tars_trl.evaluation.settings import EvaluationSettings
-
-from .conftest import ROOT, questions
-from .test_runs import save_state
+from tests.conftest import ROOT, questions
+from tests.report.test_frames import save_state
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 FIGURES = {"01_reward_curves": 3, "02_modality_gap": 3, "03_drift": 1}
@@ -101,7 +100,7 @@ def test_committed_notebooks_are_small_and_name_no_machine(name):
     cells = nbformat.read(path, 4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert cells[1].metadata.get("tags") == ["parameters"] and "TARS_RUN" in cells[1].source
-    assert all(len(cell.source.splitlines()) <= 14 for cell in code)
+    assert all(len(cell.source.splitlines()) <= 16 for cell in code)
     text = path.read_text()
     assert not re.search(r"/(home|root|tmp|work|Users)/|site-packages", text)
     assert all(cell.outputs or cell is code[0] or "if OTHERS" in cell.source for cell in code), (

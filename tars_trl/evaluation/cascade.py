@@ -7,18 +7,16 @@ transcribe, then answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..audio import TARGET_RATE, load_audio
 from ..data import build_prompt
-from ..twins import written_prompt
-from .completions import complete
+from ..data.prompts import written_prompt
+from ..sampling.complete import complete
+from ..speaking.recognition import Transcriber
 from .tasks.base import CLIP
 from .tasks.librispeech import INSTRUCTION, SYSTEM
-
-Transcriber = Callable[[Sequence[dict[str, Any]]], list[str]]
 
 
 def with_transcript(row: dict[str, Any], transcript: str) -> dict[str, Any]:
@@ -61,20 +59,6 @@ def read_transcripts(path: str, keys: Sequence[str]) -> dict[str, str]:
 def from_table(transcripts: dict[str, str]) -> Transcriber:
     """Looks transcripts up by key."""
     return lambda rows: [transcripts[row["key"]] for row in rows]
-
-
-def from_asr(model_id: str, device: Any = "cpu", batch_size: int = 8) -> Transcriber:
-    """Transcribes with a transformers speech recognition pipeline; long clips in pieces of 30 s."""
-    from transformers import pipeline
-
-    recognise = pipeline("automatic-speech-recognition", model=model_id, device=device, chunk_length_s=30)
-
-    def transcribe(rows: Sequence[dict[str, Any]]) -> list[str]:
-        # The pipeline empties the dict that it is given, hence a new one for each clip.
-        clips = [{"raw": load_audio(row["audio"]), "sampling_rate": TARGET_RATE} for row in rows]
-        return [found["text"].strip() for found in recognise(clips, batch_size=batch_size)]
-
-    return transcribe
 
 
 def from_itself(model: Any, processor: Any, max_new_tokens: int, batch_size: int) -> Transcriber:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from ..alignment import LAYER_SETS, layer_indices
-from ..audio import load_audio
-from ..models import architecture_of, placed_audio
-from ..twins import question_key, spoken_prompt, written_prompt
+from ..data.audio import load_audio
+from ..data.prompts import question_key, spoken_prompt, written_prompt
+from ..grpo.alignment import LAYER_SETS, layer_indices
+from ..models import architecture_of
+from ..models.hooks import placed_audio
 from .metrics import standard_error
 
 

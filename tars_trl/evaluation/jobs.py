@@ -9,14 +9,12 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..audio import check_audio
+from ..data.audio import check_audio
+from ..data.journal import rows_digest, sha256
+from ..models.loading import identity
 from .cascade import read_transcripts
-from .loading import identity
-from .results import sha256
 from .settings import EvaluationSettings
 from .tasks import LoadOptions, Task, task_named
-
-_ANSWERS = ("options", "answer_index", "reference")
 
 
 @dataclass(frozen=True)
@@ -101,15 +99,3 @@ def drawn(total: int, limit: float | None, seed: int) -> list[int]:
         return list(range(total))
     wanted = max(1, round(limit * total)) if limit < 1 else int(limit)
     return sorted(random.Random(seed).sample(range(total), min(wanted, total)))
-
-
-def rows_digest(rows: Dataset, with_audio: bool) -> str:
-    """Digest of what is asked and of what is right, and of the audio (a file outside the table counts by its path)."""
-    digest = []
-    for row in rows.with_format(None):
-        asked: dict[str, Any] = {name: row.get(name) for name in ("key", "prompt", *_ANSWERS)}
-        if with_audio:
-            audio = row["audio"] or {}
-            asked["audio"] = audio.get("path") if audio.get("bytes") is None else audio["bytes"].hex()
-        digest.append(sha256(asked))
-    return sha256("".join(digest))

@@ -9,22 +9,14 @@ A task in one modality is a task of its own there (`demo_speech`, `demo_text`), 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import subprocess
-from collections.abc import Iterable, Sequence
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ..data.journal import Line
 from .metrics import bootstrap_interval, mcnemar, standard_error
-
-PACKAGES = ("tars-trl", "trl", "transformers", "torch", "torchaudio", "datasets", "peft", "accelerate", "numpy")
-Line = dict[str, Any]
 
 
 def sanitized(model_name: str) -> str:
@@ -37,59 +29,7 @@ def date_id() -> str:
     return datetime.now().isoformat().replace(":", "-")
 
 
-def sha256(value: Any) -> str:
-    """Digest of a text, or of a value as JSON with sorted keys."""
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def environment() -> dict[str, Any]:
-    """What a figure depends on beside the model and the data: commit, packages, device."""
-    done = None
-    try:
-        where = Path(__file__).parent
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=False)
-    except FileNotFoundError:  # no git on this machine
-        pass
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # used from a checkout, without being installed
-            versions[name] = "not installed"
-    return {
-        "git_hash": done.stdout.strip() if done is not None and done.returncode == 0 else None,
-        "package_versions": versions,
-        "transformers_version": versions["transformers"],
-        "device_name": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-    }
-
-
 # ---- Completions: what a resume reads ------------------------------------------------------------------------------
-
-
-def read_completions(files: Iterable[Path]) -> dict[str, Line]:
-    """Finished completions by row key. A line cut off by an interruption is left out, so that it is asked again."""
-    found: dict[str, Line] = {}
-    for path in files:
-        # Split at \n alone: splitlines() also splits at line separators that a completion may hold.
-        for text in path.read_bytes().split(b"\n"):
-            try:
-                line = json.loads(text)
-            except (json.JSONDecodeError, UnicodeDecodeError):
-                continue
-            found[line["key"]] = line
-    return found
-
-
-def append_completions(path: Path, lines: Sequence[Line]) -> None:
-    """Append lines to a file and close it, beginning on a new line whatever an interruption left there."""
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, 2)
-            text = text if file.read(1) == b"\n" else "\n" + text
-        file.write(text.encode())
 
 
 # ---- Result files --------------------------------------------------------------------------------------------------

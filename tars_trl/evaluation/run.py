@@ -19,10 +19,13 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
+from .. import record
+from ..data import journal
+from ..models.loading import base_revision, identity, load_processor, load_speech_llm, resolve
+from ..sampling.complete import complete
+from ..speaking.recognition import from_asr
 from . import cascade, results
-from .completions import complete
 from .jobs import Job, make_jobs
-from .loading import base_revision, identity, load_processor, load_speech_llm, resolve
 from .metrics import RESAMPLES
 from .scoring import running_score
 from .settings import EvaluationSettings
@@ -55,7 +58,7 @@ def evaluate(settings: EvaluationSettings) -> Path:
     names = [job.name for job in jobs]
     if len(set(names)) != len(names):
         raise ValueError(f"tasks={settings.tasks}: two of them would both write {names}. Evaluate them one by one.")
-    fingerprint = results.sha256([[job.fingerprint for job in jobs], _scoring(settings)])[:16]
+    fingerprint = journal.sha256([[job.fingerprint for job in jobs], _scoring(settings)])[:16]
     finished = results.finished_file(folder, fingerprint)
     (finished,) = broadcast_object_list([finished])  # one answer for all processes
     if finished is not None and not settings.overwrite:
@@ -110,15 +113,15 @@ def _circumstances(
             "settings": asdict(settings),
             "processes": state.num_processes,
         },
-        **results.environment(),
+        **record.environment(),
         "model_source": "tars_trl",
         "model_name": adapter or model_name,
         "model_name_sanitized": results.sanitized(adapter or model_name),
         "system_instruction": settings.system_prompt,
-        "system_instruction_sha": results.sha256(settings.system_prompt) if settings.system_prompt else None,
+        "system_instruction_sha": journal.sha256(settings.system_prompt) if settings.system_prompt else None,
         "fewshot_as_multiturn": False,
         "chat_template": processor.chat_template,
-        "chat_template_sha": results.sha256(processor.chat_template or ""),
+        "chat_template_sha": journal.sha256(processor.chat_template or ""),
     }
 
 
@@ -135,20 +138,20 @@ def _scoring(settings: EvaluationSettings) -> dict[str, Any]:
 
 def completed(
     job: Job, settings: EvaluationSettings, folder: Path, loaded: Loaded, state: PartialState
-) -> list[results.Line]:
+) -> list[journal.Line]:
     """A line for each row of a job: read where it was completed before, completed by one of the processes otherwise."""
     stem = f"{job.name}_{job.fingerprint}"
     if state.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(f"{stem}.*.jsonl") if settings.overwrite else ():
             path.unlink()
-    found = results.read_completions(sorted(folder.glob(f"{stem}.*.jsonl"))) if state.is_main_process else {}
+    found = journal.read_completions(sorted(folder.glob(f"{stem}.*.jsonl"))) if state.is_main_process else {}
     (found,) = broadcast_object_list([found])
     keys = job.rows["key"][:]
     missing = [number for number, key in enumerate(keys) if key not in found]
     mine = missing[state.process_index :: state.num_processes]
     folder.mkdir(parents=True, exist_ok=True)  # where the processes share no disk
-    fresh: list[results.Line] = []
+    fresh: list[journal.Line] = []
     if missing:
         model, processor = loaded()
         transcriber = _transcriber(job, settings, model, processor, state)
@@ -158,7 +161,7 @@ def completed(
             for start in range(0, len(mine), settings.batch_size):
                 batch = [job.rows[number] for number in mine[start : start + settings.batch_size]]
                 lines = _answered(job, settings, model, processor, batch, transcriber)
-                results.append_completions(path, lines)
+                journal.append_completions(path, lines)
                 fresh += lines
                 for row, line in zip(batch, lines, strict=True):
                     scores = running_score(job.task.kind, row, line["text"])
@@ -178,7 +181,7 @@ def _transcriber(
     if job.modality == "cascade" and settings.transcripts is not None:
         return cascade.from_table(cascade.read_transcripts(settings.transcripts, job.rows["key"][:]))
     if job.modality == "cascade":
-        return cascade.from_asr(settings.asr_model or "", state.device, settings.batch_size)
+        return from_asr(settings.asr_model or "", state.device, settings.batch_size)
     return None
 
 
@@ -189,7 +192,7 @@ def _answered(
     processor: Any,
     batch: Sequence[dict[str, Any]],
     transcriber: cascade.Transcriber | None,
-) -> list[results.Line]:
+) -> list[journal.Line]:
     heard: list[str | None] = [None] * len(batch)
     if transcriber is not None:
         heard = list(transcriber(batch))

@@ -8,16 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..data import spoken_text
-from ..extraction import XFinder, extract_strict, extract_voicebench, voicebench_guess
-from .metrics import (
-    bootstrap_interval,
-    mcnemar,
-    names_reference,
-    paired_result,
-    standard_error,
-    wilson_interval,
-    word_errors,
-)
+from ..data.answers import extract_strict, extract_voicebench, voicebench_guess
+from ..data.word_errors import names_reference, word_errors
+from .metrics import bootstrap_interval, mcnemar, paired_result, standard_error, wilson_interval
+from .xfinder import XFinder
 
 Row = dict[str, Any]
 Sample = dict[str, Any]

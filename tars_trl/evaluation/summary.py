@@ -8,22 +8,14 @@ from typing import Any
 
 from datasets import Audio, Dataset
 
-from ..extraction import XFinder
-from ..twins import spoken_prompt, written_prompt
+from ..data.journal import Line, sha256
+from ..data.prompts import spoken_prompt, written_prompt
 from .cascade import with_transcript
 from .jobs import Job
 from .metrics import average_result
-from .results import Line, sha256
-from .scoring import (
-    domain_table,
-    pair_group,
-    pair_metrics,
-    score_choices,
-    score_texts,
-    score_transcripts,
-    task_metrics,
-)
+from .scoring import domain_table, pair_group, pair_metrics, score_choices, score_texts, score_transcripts, task_metrics
 from .settings import EvaluationSettings
+from .xfinder import XFinder
 
 
 def scored(job: Job, lines: Sequence[Line], settings: EvaluationSettings, device: Any = "cpu") -> list[dict[str, Any]]:

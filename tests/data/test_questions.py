@@ -12,7 +12,6 @@ from datasets import Audio, Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tars_trl.audio import load_audio
 from tars_trl.data import (
     COLUMNS,
     SYSTEM_PROMPT,
@@ -23,6 +22,7 @@ from tars_trl.data import (
     spoken_text,
     written_question,
 )
+from tars_trl.data.audio import load_audio
 
 OPTIONS = ["red", "green", "blue", "grey"]
 SPOKEN = "What colour is grass?\n\nOption A: red\nOption B: green\nOption C: blue\nOption D: grey"

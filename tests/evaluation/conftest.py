@@ -5,43 +5,10 @@ import json
 import pytest
 from evaluate import main
 
-from tars_trl.cli import parse
 from tars_trl.evaluation.results import read_results, read_samples, results_file
 from tars_trl.evaluation.run import evaluate
 from tars_trl.evaluation.settings import EvaluationSettings
-from tests.conftest import questions
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory) -> str:
-    """The random thinker with its processor, saved; its layers enlarged, so that a completion depends on the prompt."""
-    from tiny_omni import tiny_random
-
-    model, processor = tiny_random(0)
-    for weight in model.model.language_model.layers.parameters():
-        weight.data.mul_(8)  # as it is, the tied embeddings repeat the last token of any prompt
-    folder = tmp_path_factory.mktemp("model")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="session")
-def questions_folder(tmp_path_factory) -> str:
-    """Six questions of the schema, with two domains, as a folder of parquet shards."""
-    folder = tmp_path_factory.mktemp("asked")
-    rows = questions(6).add_column("voice", ["high", "low"] * 3)
-    rows.to_parquet(folder / "test-00000-of-00001.parquet")
-    return str(folder)
-
-
-@pytest.fixture
-def arguments(model_folder, questions_folder, tmp_path) -> list[str]:
-    """The command line that most tests start from."""
-    return [
-        *("--model", model_folder, "--tasks", f"demo={questions_folder}", "--batch_size", "2"),
-        *("--max_new_tokens", "6", "--use_cpu", "--log_samples", "--output_path", str(tmp_path / "out")),
-    ]
+from tars_trl.settings import parse
 
 
 @pytest.fixture
@@ -73,7 +40,7 @@ def evaluated(arguments):
 @pytest.fixture
 def canned(monkeypatch):
     """Let the model answer as given: {(key, modality): text}; whatever is missing is answered with nothing."""
-    from tars_trl.evaluation.completions import Completion
+    from tars_trl.sampling.complete import Completion
 
     def canned(answers: dict[tuple[str, str], str]):
         asked = []

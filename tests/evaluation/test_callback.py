@@ -6,9 +6,9 @@ import pytest
 import torch
 from trl.distributed import DistributedBackend
 
-from tars_trl.evaluation import complete
+from tars_trl.data.answers import extract_strict
 from tars_trl.evaluation.callback import EvaluationCallback
-from tars_trl.extraction import extract_strict
+from tars_trl.sampling.complete import complete
 from tests.conftest import questions
 
 FIGURES = {f"eval_{m}/{f}_greedy" for m in ("speech", "text") for f in ("accuracy", "unreadable", "clipped", "tokens")}

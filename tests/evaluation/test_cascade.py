@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tars_trl.data import SYSTEM_PROMPT, build_prompt
-from tars_trl.evaluation.cascade import from_asr, from_itself, read_transcripts, with_transcript
-from tars_trl.evaluation.loading import load_speech_llm
+from tars_trl.evaluation.cascade import from_itself, read_transcripts, with_transcript
+from tars_trl.models.loading import load_speech_llm
+from tars_trl.speaking.recognition import from_asr
 from tests.conftest import question, questions
 
 

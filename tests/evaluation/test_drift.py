@@ -10,12 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn.functional import cosine_similarity
 
-from tars_trl.audio import load_audio
-from tars_trl.evaluation import paired_result
+from tars_trl.data.audio import load_audio
+from tars_trl.data.prompts import spoken_prompt, written_prompt
 from tars_trl.evaluation.drift import layer_set_stats, layer_stats, measure_drift, read_layer_stats
-from tars_trl.twins import spoken_prompt, written_prompt
-
-from ..conftest import question, questions
+from tars_trl.evaluation.metrics import paired_result
+from tests.conftest import question, questions
 
 COMPLETIONS = {
     "q0": "The answer is A.",

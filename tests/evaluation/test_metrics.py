@@ -8,15 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tars_trl.data.word_errors import names_reference, word_errors
 from tars_trl.evaluation.metrics import (
     average_result,
     bootstrap_interval,
     mcnemar,
-    names_reference,
     paired_result,
     standard_error,
     wilson_interval,
-    word_errors,
 )
 
 

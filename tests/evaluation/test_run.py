@@ -11,11 +11,13 @@ from evaluate import main
 from peft import LoraConfig, get_peft_model
 
 from tars_trl import load_questions
-from tars_trl.audio import AudioError
-from tars_trl.evaluation import complete, results
+from tars_trl.data import journal
+from tars_trl.data.audio import AudioError
+from tars_trl.evaluation import results
 from tars_trl.evaluation.jobs import drawn
-from tars_trl.evaluation.loading import load_speech_llm
+from tars_trl.models.loading import load_speech_llm
 from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
+from tars_trl.sampling.complete import complete
 from tests.conftest import ROOT, clip, questions
 
 LETTERS = "ABCD"
@@ -294,7 +296,7 @@ def test_other_figures_cost_no_completions(run, canned):
 def test_an_interrupted_evaluation_goes_on(run, evaluated, monkeypatch, tmp_path):
     """Stopped in the middle of writing its third batch, then continued: what an unbroken run writes."""
     _, unbroken, _ = run("--output_path", str(tmp_path / "unbroken"))
-    append, calls = results.append_completions, []
+    append, calls = journal.append_completions, []
 
     def interrupted(path, lines):
         calls.append([line["key"] for line in lines])
@@ -304,7 +306,7 @@ def test_an_interrupted_evaluation_goes_on(run, evaluated, monkeypatch, tmp_path
             raise KeyboardInterrupt
         append(path, lines)
 
-    monkeypatch.setattr(results, "append_completions", interrupted)
+    monkeypatch.setattr(journal, "append_completions", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluated()
 
@@ -439,8 +441,8 @@ def test_torn_and_foreign_lines(tmp_path):
     """A completion may hold any character; a line that an interruption cut is left out, and what follows is kept."""
     path = tmp_path / "completions.jsonl"
     odd = {"key": "a", "text": 'one\u2028two\x85three\n"four" é'}
-    results.append_completions(path, [odd])
+    journal.append_completions(path, [odd])
     whole = path.read_bytes()
     path.write_bytes(whole + json.dumps({"key": "b", "text": "é" * 9}, ensure_ascii=False).encode()[:-4])
-    results.append_completions(path, [{"key": "c", "text": ""}])
-    assert results.read_completions([path]) == {"a": odd, "c": {"key": "c", "text": ""}}
+    journal.append_completions(path, [{"key": "c", "text": ""}])
+    assert journal.read_completions([path]) == {"a": odd, "c": {"key": "c", "text": ""}}

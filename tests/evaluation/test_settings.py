@@ -2,8 +2,8 @@
 
 import pytest
 
-from tars_trl.cli import parse
 from tars_trl.evaluation.settings import EvaluationSettings
+from tars_trl.settings import parse
 from tests.conftest import ROOT
 
 YAMLS = sorted((ROOT / "recipes" / "evaluation").glob("*.yaml"))

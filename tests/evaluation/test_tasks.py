@@ -7,9 +7,9 @@ import pytest
 from datasets import Audio, Dataset
 
 from tars_trl.data import SYSTEM_PROMPT
+from tars_trl.data.prompts import spoken_prompt
 from tars_trl.data.schema import QuestionError
 from tars_trl.evaluation.tasks import TASKS, LoadOptions, task_named
-from tars_trl.twins import spoken_prompt
 from tests.conftest import clip
 
 SOUND = {"bytes": clip(0.3), "path": None}

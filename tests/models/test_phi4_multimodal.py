@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
+from tars_trl.data.prompts import spoken_prompt, written_prompt
 from tars_trl.models import phi4_multimodal
 from tars_trl.models.phi4_multimodal import Phi4Multimodal
-from tars_trl.twins import spoken_prompt, written_prompt
 from tests.conftest import ROOT, odd_reward, question, questions
 from tests.models.tiny_phi4 import tiny_random
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen2_5OmniConfig
 
+from tars_trl.data.prompts import spoken_prompt
 from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
-from tars_trl.twins import spoken_prompt
 from tests.conftest import question
 
 

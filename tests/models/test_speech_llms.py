@@ -11,10 +11,10 @@ import tiny_omni
 import torch
 from transformers import GenerationConfig
 
-from tars_trl.alignment import StatePooler
-from tars_trl.audio import load_audio
-from tars_trl.models import architecture_of, placed_audio
-from tars_trl.twins import spoken_prompt, written_prompt
+from tars_trl.data.audio import load_audio
+from tars_trl.data.prompts import spoken_prompt, written_prompt
+from tars_trl.models import architecture_of
+from tars_trl.models.hooks import StatePooler, placed_audio
 from tests.conftest import question
 from tests.models import tiny_phi4
 

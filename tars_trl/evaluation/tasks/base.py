@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from datasets import Dataset, concatenate_datasets
 
-from ...audio import undecoded
 from ...data import build_prompt
+from ...data.audio import undecoded
 from ...data.questions import read_rows
 
 Modality = Literal["speech", "text", "cascade", "self_cascade"]

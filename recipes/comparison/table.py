@@ -1,0 +1,187 @@
+"""The table of several trained arms, over questions and seeds. Pure functions; `arms` runs what is compared.
+
+Every arm is measured the same way: greedy completions of the same held-out questions, spoken and written. An arm's
+figure is the mean over its seeds, with an interval about other questions of the same kind: the answers of all seeds to
+a question are taken together. The spread over seeds is its own column.
+"""
+
+import csv
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tars_trl.evaluation.metrics import Interval, bootstrap_interval, paired_result, wilson_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BASE = "base"
+"""Name of the untrained model in the table."""
+MODALITIES = ("speech", "text")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One trained model's answers to the held-out questions: whether each is right, in the order of the questions."""
+
+    speech: list[bool]
+    text: list[bool]
+    train_seconds: float | None = None
+    """Duration of its training as the trainer logged it; None where that is unknown, and for the untrained model."""
+    commit: str | None = None
+    """Of this package when it was measured."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One arm over its seeds. Accuracies, gap and their intervals in percent (points), time in minutes of a run."""
+
+    arm: str
+    seeds: int
+    speech: float
+    speech_low: float
+    speech_high: float
+    speech_sd: float | None
+    text: float
+    text_low: float
+    text_high: float
+    text_sd: float | None
+    gap: float
+    gap_low: float
+    gap_high: float
+    mrr: float | None
+    minutes: float | None
+
+
+def table(measured: Mapping[str, Sequence[Measured]], seed: int = 0) -> list[TableRow]:
+    """A row for each arm, in the order given.
+
+    Args:
+        measured: arm to its trained models, one a seed; `BASE`, where it is there, gives the MRR's denominator (the
+            untrained model's text accuracy), else each arm's own text accuracy does.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: arms were asked different numbers of questions.
+    """
+    sizes = {len(run.speech) for runs in measured.values() for run in runs}
+    if len(sizes) != 1:
+        raise ValueError(f"Arms were asked {sorted(sizes)} questions. Measure all of them on the same ones.")
+    reference = _mean(measured[BASE][0].text) if BASE in measured else None
+    return [_row(arm, runs, reference, seed) for arm, runs in measured.items()]
+
+
+def _row(arm: str, runs: Sequence[Measured], reference: float | None, seed: int) -> TableRow:
+    figures: dict[str, Any] = {}
+    by_question = {}  # means over seeds
+    for modality in MODALITIES:
+        answers = [getattr(run, modality) for run in runs]
+        by_question[modality] = [_mean(question) for question in zip(*answers, strict=True)]
+        figures[modality] = _mean(by_question[modality])
+        figures[f"{modality}_low"], figures[f"{modality}_high"] = mean_interval(by_question[modality], len(runs))
+        spread = statistics.stdev(map(_mean, answers)) if len(runs) > 1 else None
+        figures[f"{modality}_sd"] = spread
+    figures["gap"] = figures["text"] - figures["speech"]
+    differences = [text - speech for speech, text in zip(by_question["speech"], by_question["text"], strict=True)]
+    ends = bootstrap_interval([differences], seed=seed)
+    assert ends is not None  # a mean is defined for every resample
+    figures["gap_low"], figures["gap_high"] = ends
+    percent: dict[str, Any] = {name: value if value is None else 100 * value for name, value in figures.items()}
+    # The MRR is linear in speech accuracy, so the mean over seeds is that of the means.
+    results = [paired_result(run.speech, run.text, None if reference is None else 100 * reference) for run in runs]
+    rates = [result["mrr"] for result in results if result["mrr"] is not None]
+    times = [run.train_seconds for run in runs if run.train_seconds is not None]
+    return TableRow(
+        arm=arm,
+        seeds=len(runs),
+        mrr=_mean(rates) if len(rates) == len(runs) else None,
+        minutes=_mean(times) / 60 if times else None,
+        **percent,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def mean_interval(shares: Sequence[float], runs: int) -> Interval:
+    """Wilson's 95 % interval for a mean over questions, of which each was answered by several trained models.
+
+    Answers to one question are alike, so N questions with `runs` answers each count for less than N * runs answers: for
+    as many as would have the variance that is seen between questions, at least N. With one run it is Wilson's interval.
+
+    Args:
+        shares: of the right answers to each question, 0 to 1.
+        runs: answers to a question.
+    """
+    total, mean = len(shares), _mean(shares)
+    variance = statistics.variance(shares) / total if total > 1 else 0.0
+    answers = mean * (1 - mean) / variance if variance else total
+    answers = min(max(answers, total), total * runs)
+    return wilson_interval(mean * answers, answers)
+
+
+# ---- Output --------------------------------------------------------------------------------------------------------
+
+
+def markdown(rows: Sequence[TableRow], notes: str) -> str:
+    """The table as Markdown, with 95 % intervals in brackets, and `notes` below."""
+    lines = [
+        "| arm | seeds | speech, % | text, % | gap, points | MRR, % | training, min |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [row.arm, str(row.seeds) if row.arm != BASE else ""]
+        cells += [_with_interval(row, name) for name in (*MODALITIES, "gap")]
+        cells += ["undefined" if row.mrr is None else f"{row.mrr:.1f}"]
+        cells += ["" if row.minutes is None else f"{row.minutes:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", notes, ""])
+
+
+def _with_interval(row: TableRow, name: str) -> str:
+    value, low, high = (getattr(row, name + end) for end in ("", "_low", "_high"))
+    spread = getattr(row, f"{name}_sd", None)
+    shown = f"{value:.1f}" if spread is None else f"{value:.1f} ± {spread:.1f}"
+    return f"{shown} [{low:.1f}, {high:.1f}]"
+
+
+def write_csv(rows: Sequence[TableRow], path: Path) -> None:
+    """The table as CSV, unrounded; an empty cell where a figure does not exist."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(TableRow.__dataclass_fields__))
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def figure(rows: Sequence[TableRow], measured: Mapping[str, Sequence[Measured]]) -> "Figure":
+    """Accuracies of the arms, the first on top: means with 95 % intervals, and a faint mark for every seed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from tars_trl.report.plots import COLORS, MARKERS
+
+    drawn = Figure(figsize=(7.5, 1.2 + 0.45 * len(rows)), dpi=100, layout="constrained")
+    FigureCanvasAgg(drawn)
+    axes = drawn.subplots()
+    for place, row in enumerate(rows):
+        for modality, shift in (("speech", 0.13), ("text", -0.13)):
+            value, low, high = (getattr(row, modality + end) for end in ("", "_low", "_high"))
+            look: dict[str, Any] = {"color": COLORS[modality], "marker": MARKERS[modality]}
+            label = modality if place == 0 else None
+            ends = [[max(0.0, value - low)], [max(0.0, high - value)]]  # at 0 or 100 % floats leave a -1e-14
+            axes.errorbar(value, place + shift, xerr=ends, linestyle="none", elinewidth=1.2, label=label, **look)
+            seeds = [100 * _mean(getattr(run, modality)) for run in measured[row.arm]]
+            if len(seeds) > 1:
+                axes.plot(seeds, [place + shift] * len(seeds), linestyle="none", alpha=0.35, markersize=4, **look)
+    axes.set_yticks(range(len(rows)), [row.arm for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy (%), 95 % intervals; faint: single seeds")
+    axes.set_title("Held-out questions, spoken and written", loc="left", weight="bold", fontsize=11)
+    axes.grid(axis="x", color="#E4E4E4")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return drawn

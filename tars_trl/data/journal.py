@@ -1,0 +1,54 @@
+"""Lines of JSON that survive an interruption, and digests that say what they depend on."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+_ANSWERS = ("options", "answer_index", "reference")
+Line = dict[str, Any]
+
+
+def sha256(value: Any) -> str:
+    """Digest of a text, or of a value as JSON with sorted keys."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def rows_digest(rows: Dataset, with_audio: bool) -> str:
+    """Digest of what is asked and of what is right, and of the audio (a file outside the table counts by its path)."""
+    digest = []
+    for row in rows.with_format(None):
+        asked: dict[str, Any] = {name: row.get(name) for name in ("key", "prompt", *_ANSWERS)}
+        if with_audio:
+            audio = row["audio"] or {}
+            asked["audio"] = audio.get("path") if audio.get("bytes") is None else audio["bytes"].hex()
+        digest.append(sha256(asked))
+    return sha256("".join(digest))
+
+
+def read_completions(files: Iterable[Path]) -> dict[str, Line]:
+    """Finished completions by row key. A line cut off by an interruption is left out, so that it is asked again."""
+    found: dict[str, Line] = {}
+    for path in files:
+        # Split at \n alone: splitlines() also splits at line separators that a completion may hold.
+        for text in path.read_bytes().split(b"\n"):
+            try:
+                line = json.loads(text)
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                continue
+            found[line["key"]] = line
+    return found
+
+
+def append_completions(path: Path, lines: Sequence[Line]) -> None:
+    """Append lines to a file and close it, beginning on a new line whatever an interruption left there."""
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            text = text if file.read(1) == b"\n" else "\n" + text
+        file.write(text.encode())

@@ -1,0 +1,76 @@
+"""xFinder, a small extraction model; the paper's choice."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class XFinder:
+    """The extractor model of the paper (`IAAR-Shanghai/xFinder-qwen1505`, 0.5B), through transformers.
+
+    Args:
+        model_id: hub id or folder of a causal language model trained for xFinder's prompt.
+        device: where it runs.
+        batch_size: completions in a forward pass.
+    """
+
+    def __init__(self, model_id: str, device: Any = "cpu", batch_size: int = 16):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(model_id, padding_side="left")
+        self.model = AutoModelForCausalLM.from_pretrained(model_id).to(device).eval()
+        self.batch_size = batch_size
+
+    def __call__(
+        self,
+        questions: Sequence[str],
+        completions: Sequence[str],
+        options: Sequence[Sequence[str]],
+        on_batch: Callable[[int], None] | None = None,
+    ) -> list[int | None]:
+        """Index of the option that each completion chose, None where the model finds no valid answer.
+
+        Args:
+            questions: N questions, without their options.
+            completions: N whole completions.
+            options: N lists of option texts.
+            on_batch: called with the number of completions of each finished batch.
+        """
+        prompts = [xfinder_prompt(*row) for row in zip(questions, completions, options, strict=True)]
+        found: list[int | None] = []
+        for start in range(0, len(prompts), self.batch_size):
+            batch = prompts[start : start + self.batch_size]
+            for reply, texts in zip(self._replies(batch), options[start : start + len(batch)], strict=True):
+                found.append(xfinder_choice(reply, texts))
+            if on_batch is not None:
+                on_batch(len(batch))
+        return found
+
+    def _replies(self, prompts: list[str]) -> list[str]:
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        output = self.model.generate(
+            **inputs, max_new_tokens=64, do_sample=False, pad_token_id=self.tokenizer.pad_token_id
+        )
+        return self.tokenizer.batch_decode(output[:, inputs["input_ids"].size(1) :], skip_special_tokens=True)
+
+
+def xfinder_prompt(question: str, completion: str, options: Sequence[str]) -> str:
+    """The prompt that xFinder-qwen1505 was trained with: a fixed interface, https://github.com/IAAR-Shanghai/xFinder."""
+    answer_range = json.dumps([[chr(ord("A") + index), text] for index, text in enumerate(options)])
+    return (
+        "<|System|>:You are a help assistant tasked with extracting the precise key answer from given output "
+        "sentences.\n"
+        f'<|User|>:Question: """{question}"""\n\nOutput sentences: """{completion}"""\n\n'
+        f"Answer range: {answer_range}\n\nKey extracted answer: \n<|Bot|>:"
+    )
+
+
+def xfinder_choice(reply: str, options: Sequence[str]) -> int | None:
+    """The option that xFinder's reply names, by letter or by text; None for "[No valid answer]" and anything else."""
+    said = reply.strip().partition("\n")[0].rstrip(".").strip().casefold()
+    letters = [chr(ord("a") + index) for index in range(len(options))]
+    if said in letters:
+        return letters.index(said)
+    texts = [option.strip().rstrip(".").casefold() for option in options]
+    return texts.index(said) if said and texts.count(said) == 1 else None

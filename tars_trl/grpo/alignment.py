@@ -1,0 +1,80 @@
+"""R_rep and R_beh: how close a spoken completion's thinking and wording come to a correct written one's.
+
+Pure functions over tensors, and `StatePooler`, which averages hidden states while the decoder layers run so that the
+(layers, rows, tokens, hidden) stack never exists. N is the number of rows, L of layers, H the hidden size.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    pass
+
+LAYER_SETS = ("all", "shallow", "middle", "deep", "last")
+
+
+def layer_indices(layers: str | Sequence[int], num_layers: int) -> list[int]:
+    """Indices (0-based) of the decoder layers that R_rep averages over.
+
+    `last` is the last two layers; `shallow`, `middle` and `deep` are the thirds of those before them, which for the
+    paper's 32 layers gives 1-10, 11-20, 21-30 and 31-32 (figure 3). Under five layers the thirds are of all layers.
+
+    Raises:
+        ValueError: an unknown name, an empty list, or an index outside [-num_layers, num_layers).
+    """
+    if isinstance(layers, str):
+        if layers == "all":
+            return list(range(num_layers))
+        if layers == "last":
+            return list(range(max(0, num_layers - 2), num_layers))
+        if layers in LAYER_SETS:
+            below = num_layers - 2 if num_layers >= 5 else num_layers
+            third = ("shallow", "middle", "deep").index(layers)
+            start = min(round(below * third / 3), below - 1)
+            return list(range(start, max(round(below * (third + 1) / 3), start + 1)))
+        raise ValueError(f"rep_layers={layers!r} is not a layer set. Use one of {LAYER_SETS} or a list of indices.")
+    bad = [index for index in layers if not -num_layers <= index < num_layers]
+    if bad or not layers:
+        raise ValueError(
+            f"rep_layers={list(layers)} does not fit a decoder of {num_layers} layers"
+            f"{f' (out of range: {bad})' if bad else ' (empty)'}. Give indices from 0 to {num_layers - 1}."
+        )
+    return sorted({index % num_layers for index in layers})
+
+
+def layer_similarity(states: Tensor, reference: Tensor) -> Tensor:
+    """Cosine of pooled states, layer by layer: (…, L, H) and (…, L, H) to (…, L), float32, in [-1, 1]."""
+    return nn.functional.cosine_similarity(states.float(), reference.float(), dim=-1)
+
+
+def best_references(
+    states: Tensor, candidates: Sequence[Sequence[int]], group_size: int, layers: list[int]
+) -> list[int]:
+    """For each spoken row the candidate of its question with the highest mean similarity (ties: the first).
+
+    Args:
+        states: (N, L, H) pooled states of all rows.
+        candidates: usable written rows of each question, see `twins.reference_candidates`.
+
+    Returns:
+        N row numbers, -1 for written rows and where there is no candidate.
+    """
+    references = [-1] * states.size(0)
+    for question, rows in enumerate(candidates):
+        for row in range(question * group_size, question * group_size + group_size // 2) if rows else ():
+            similarity = layer_similarity(states[row, layers].unsqueeze(0), states[list(rows)][:, layers]).mean(-1)
+            references[row] = rows[int(similarity.argmax())]
+    return references
+
+
+def compare(vectors: Tensor, references: Sequence[int]) -> Tensor:
+    """Cosine of every row with its reference row, along the last dimension; 0 where the reference is -1.
+
+    `vectors` is (N, H) for embeddings (R_beh) or (N, L, H) for pooled states (R_rep, before the mean over layers).
+    """
+    index = torch.tensor(references, device=vectors.device)
+    similarity = layer_similarity(vectors, vectors[index.clamp(min=0)])
+    return similarity.masked_fill((index < 0).view(-1, *[1] * (similarity.dim() - 1)), 0.0)

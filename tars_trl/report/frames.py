@@ -1,0 +1,298 @@
+"""A run folder as pandas frames: its metrics, its completions, its settings. Reads, never writes.
+
+Metrics come from `trainer_state.json`, or where there is none from TensorBoard or wandb-offline logs; all three give
+the same columns (`speech/accuracy`, `eval_gap/accuracy`, ...). pandas and the log readers are imported when used.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.answers import completion_text
+from .run_logs import checkpoints, read_history
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+NOT_REWARDS = ("step", "prompt", "completion", "key", "modality", "advantage")
+"""Columns of a completions file that are no reward."""
+
+
+class NotLogged(ValueError):
+    """A run or an evaluation holds none of the figures that were asked for."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run logged."""
+
+    path: Path
+    """Its folder, or the log file it was read from."""
+    name: str
+    """Name in legends and tables."""
+    history: list[dict[str, Any]]
+    """Log entries in order, each with `step`; as `log_history` of `trainer_state.json`."""
+
+
+def load_run(path: str | Path, name: str | None = None) -> Run:
+    """Read the log of a run: the first of these that is there.
+
+    `trainer_state.json` of the folder, that of its newest checkpoint, TensorBoard event files, a wandb offline log
+    (`run-*.wandb`), the last two anywhere below. A single event or `.wandb` file can be given too. Where a run was
+    started again, the newer log counts from its first step on.
+
+    Args:
+        path: output folder of a run, a checkpoint, or a log file.
+        name: for legends; the folder's name if None.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no log in it.
+        ValueError: event or wandb files of several runs are below it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such run. Give the output_dir of a training run.")
+    found = read_history(path)
+    if not found:
+        raise FileNotFoundError(
+            f"{path} holds no log: no trainer_state.json (also not in a checkpoint), no TensorBoard event file and no "
+            "run-*.wandb. Give the output_dir of a run, or end the recipe with trainer.save_state()."
+        )
+    return Run(path, name or path.resolve().name, found)
+
+
+def metrics_frame(run: Run) -> "DataFrame":
+    """All numbers of a run, one row a step, in columns named as they were logged; NaN where a step has no value."""
+    import pandas as pd
+
+    frame = pd.DataFrame(run.history).apply(pd.to_numeric, errors="coerce")
+    # Training and evaluation log the same step in two entries: one row holds both, and of two values the later one.
+    return frame.groupby("step").last().sort_index()
+
+
+def completions_frame(path: str | Path | Run) -> "DataFrame":
+    """The completions a run saved (`log_completions`), one row each, in the order of the steps.
+
+    Columns are those of the files (`step`, `key`, `modality`, the rewards, `advantage`), `completion` as plain text and
+    `prompt` as text, its audio part as `[audio]` and its words.
+
+    Raises:
+        FileNotFoundError: the run saved none.
+    """
+    import pandas as pd
+
+    folder = (path.path if isinstance(path, Run) else Path(path)) / "completions"
+    files = sorted(folder.glob("completions_*.parquet"))
+    if not files:
+        raise FileNotFoundError(
+            f"{folder} holds no completions_*.parquet. Train with log_completions: true to keep completions."
+        )
+    frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    frame["completion"] = frame["completion"].map(lambda completion: completion_text(_plain(completion)))
+    frame["prompt"] = frame["prompt"].map(lambda prompt: conversation_text(_plain(prompt)))
+    return frame
+
+
+def reward_columns(completions: "DataFrame") -> list[str]:
+    """The columns of a completions frame that hold rewards."""
+    return [column for column in completions.columns if column not in NOT_REWARDS]
+
+
+def compare_runs(runs: Sequence[Run], last: float = 0.1) -> "DataFrame":
+    """One row a run: steps, and means over the last share `last` of its logged steps (at least one).
+
+    Accuracies and the gap in 0 to 1; `recovery_rate` is speech over text accuracy of those means, in percent. Rows have
+    the runs' names (see `names_apart`).
+    """
+    import pandas as pd
+
+    rows = {}
+    for name, run in zip(names_apart(runs), runs, strict=True):
+        metrics = metrics_frame(run)
+        end = metrics.dropna(how="all", subset=accuracy_columns(metrics))
+        end = end.tail(max(1, round(last * len(end)))).mean()
+        speech, text = end.get("speech/accuracy"), end.get("text/accuracy")
+        rows[name] = {
+            "steps": int(metrics.index.max()),
+            "speech_accuracy": speech,
+            "text_accuracy": text,
+            "gap": None if speech is None or text is None else text - speech,
+            "recovery_rate": 100 * speech / text if speech is not None and text else None,
+            "reward": end.get("reward"),
+            "no_reference": end.get("alignment/no_reference"),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+
+
+def names_apart(runs: Sequence[Run]) -> list[str]:
+    """The runs' names; where several share one, as a/demo and b/demo do, their paths.
+
+    Raises:
+        ValueError: one run, or a name with one path, is given twice.
+    """
+    given = [run.name for run in runs]
+    names = [run.name if given.count(run.name) == 1 else str(run.path) for run in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Runs are named {', '.join(twice)} more than once: give each run once, or load_run(…, name).")
+    return names
+
+
+def accuracy_columns(metrics: "DataFrame") -> list[str]:
+    """Which of the training accuracies a run logged: both with twins, one in a baseline on one modality.
+
+    Raises:
+        NotLogged: neither is there, so this is no run of `TARSGRPOTrainer`, or one without `reference_reward`.
+    """
+    columns = [column for column in ("speech/accuracy", "text/accuracy") if column in metrics]
+    if not columns:
+        raise NotLogged(
+            f"The log has neither speech/accuracy nor text/accuracy, only {', '.join(metrics.columns[:8])}, .... "
+            "Give a run of TARSGRPOTrainer that has logged at least one step."
+        )
+    return columns
+
+
+def read_pair(path: str | Path) -> dict[str, Any]:
+    """The accuracies of one model in both modalities (a `PairedResult`), from whatever measured it.
+
+    Args:
+        path: a results file of `recipes/evaluate.py` or its folder (of several tasks it is their average); a
+            `result.json` of `recipes/compare.py`; or the `summary.json` of the demo, of which it is `after`.
+
+    Raises:
+        NotLogged: there is no result in both modalities, or there are several.
+    """
+    from ..evaluation.metrics import paired_result
+    from ..evaluation.results import results_file
+
+    path = Path(path)
+    file = results_file(path) if path.is_dir() else path
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if "after" in content:
+        return dict(content["after"])
+    if isinstance(content.get("speech"), list) and isinstance(content.get("text"), list):
+        return dict(paired_result(content["speech"], content["text"]))
+    pairs = content.get("averages") or content.get("pairs") or {}
+    if len(pairs) != 1:
+        raise NotLogged(
+            f"{file} holds {len(pairs)} results in both modalities ({', '.join(pairs)}), where one is drawn. Give "
+            "an evaluation with --modality both."
+        )
+    return dict(next(iter(pairs.values())))
+
+
+def samples_frame(path: str | Path) -> "DataFrame":
+    """The questions of an evaluation that was asked aloud and in writing, one row each.
+
+    Columns: `key`, `task`, `domain` (the task's name where a question has none), `question`, `options`, `answer` (a
+    letter), and for both modalities `speech_right`, `text_right` (bool), `speech_completion`, `text_completion`.
+
+    Args:
+        path: a results file of `recipes/evaluate.py`, or the folder that holds it; its samples beside it.
+
+    Raises:
+        ValueError: no task was asked in both modalities.
+    """
+    import pandas as pd
+
+    from ..evaluation.results import read_samples
+
+    samples, rows = read_samples(path), []
+    for name in [name for name in samples if name.endswith("_text") and f"{name[:-5]}_speech" in samples]:
+        task = name.removesuffix("_text")
+        spoken = {line["key"]: line for line in samples[f"{task}_speech"]}
+        for text in samples[name]:
+            speech = spoken.get(text["key"])
+            if speech is None or "acc" not in text:
+                continue
+            rows.append(
+                {
+                    "key": text["key"],
+                    "task": task,
+                    "domain": text.get("domain") or task,
+                    "question": text["doc"].get("question"),
+                    "options": text["doc"].get("options"),
+                    "answer": text["target"],
+                    "speech_right": speech["acc"] == 1,
+                    "text_right": text["acc"] == 1,
+                    "speech_completion": speech["resps"][0][0],
+                    "text_completion": text["resps"][0][0],
+                }
+            )
+    if not rows:
+        raise ValueError(
+            f"{path} has the samples {', '.join(samples)}: no task was answered both spoken and written. Repeat the "
+            "evaluation with --modality both --log_samples."
+        )
+    return pd.DataFrame(rows)
+
+
+def domain_frame(samples: "DataFrame") -> "DataFrame":
+    """Accuracies of both modalities by domain, with 95 % intervals, as `plots.plot_domains` takes them."""
+    import pandas as pd
+
+    from ..evaluation.metrics import wilson_interval
+
+    rows: dict[Any, dict[str, Any]] = {}
+    for domain, part in samples.groupby("domain"):
+        rows[domain] = {"questions": len(part)}
+        for modality in ("speech", "text"):
+            right = int(part[f"{modality}_right"].sum())
+            rows[domain][modality] = right / len(part)
+            rows[domain][f"{modality}_interval"] = wilson_interval(right, len(part))
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("domain")
+
+
+def run_settings(path: str | Path) -> dict[str, Any]:
+    """The settings a run was trained with, from its `training_args.bin` or its newest checkpoint's; {} without one.
+
+    Only setting classes of tars_trl, trl, transformers and accelerate are unpickled, so no foreign code can run.
+    """
+    import torch
+    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+    folder = Path(path)
+    files = [f / "training_args.bin" for f in (folder, *checkpoints(folder))]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return {}
+    trusted = []
+    for name in get_unsafe_globals_in_checkpoint(str(file)):
+        module, _, attribute = name.rpartition(".")
+        if module.split(".")[0] in ("tars_trl", "trl", "transformers", "accelerate"):
+            trusted.append(getattr(__import__(module, fromlist=[attribute]), attribute))
+    with safe_globals(trusted):
+        return torch.load(file, map_location="cpu", weights_only=True).to_dict()
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file, None if there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def conversation_text(prompt: str | Iterable[dict[str, Any]]) -> str:
+    """A prompt as text, one turn a paragraph; audio as `[audio]`, with its words where the log has them."""
+    if isinstance(prompt, str):
+        return prompt
+    turns = []
+    for message in prompt:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        marks = [[] if part["type"] == "text" else [f"[{part['type']}]"] for part in parts]
+        said = [word for mark, part in zip(marks, parts, strict=True) for word in (*mark, part.get("text")) if word]
+        turns.append(f"{message['role']}: {' '.join(said)}")
+    return "\n\n".join(turns)
+
+
+def _plain(value: Any) -> Any:
+    """Lists and dicts out of what parquet gives (numpy arrays, parts filled up with None)."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    return value

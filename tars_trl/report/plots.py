@@ -1,0 +1,343 @@
+"""The figures that notebooks, recipes and reports share: speech and text always in the same two colours.
+
+Every function returns a `matplotlib.figure.Figure` (not one of pyplot's, so nothing has to be closed); save it with
+`figure.savefig`. Colours are of Okabe and Ito's palette, which colour-blind readers tell apart. Marks of the twins
+differ in shape too, lines of runs and models in style.
+matplotlib is imported when the first figure is drawn.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from .frames import NotLogged, Run, accuracy_columns, metrics_frame, names_apart
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame, Series
+
+    from ..evaluation.drift import LayerStats
+
+P = ParamSpec("P")
+
+COLORS = {"speech": "#D55E00", "text": "#0072B2", "gap": "#333333"}
+MARKERS = {"speech": "o", "text": "s", "gap": "D"}
+MODEL_COLORS = ("#999999", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BOTH = ("speech", "text")
+SHARE = (-0.03, 1.03)
+Panel = tuple[str, str, dict[str, str], tuple[float, float] | None]
+"""Title, unit, column of each kind (speech, text, gap), vertical range."""
+LINES = ("-", "--", ":", "-.")
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+
+
+def _styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
+    """Draw in our style, whatever the caller's is, and leave the caller's as it is."""
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> "Figure":
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):
+            figure = draw(*args, **kwargs)
+        return figure
+
+    return styled
+
+
+@_styled
+def plot_gap(runs: Run | Sequence[Run], smooth: int = 10) -> "Figure":
+    """Accuracy of the twins over training, and the gap between them, for one run or several.
+
+    Lines are means over the last `smooth` logged steps of the sampled completions; bands their 95 % intervals, from the
+    spread of those steps (drawn for a single run). Marks with lines through them are held-out accuracies, where the run
+    measured them: filled the greedy ones of `EvaluationCallback` (`eval_…_greedy`), hollow those of `trainer.evaluate`.
+    """
+    runs = [runs] if isinstance(runs, Run) else list(runs)
+    figure, (left, right) = _figure(10, 3.8, 2)
+    for number, (name, run) in enumerate(zip(names_apart(runs), runs, strict=True)):
+        metrics, line = metrics_frame(run), LINES[number % len(LINES)]
+        for column in accuracy_columns(metrics):
+            modality = column.split("/")[0]
+            label = modality if number == 0 else None
+            _curve(left, 100 * metrics[column], smooth, modality, line, label, band=len(runs) == 1)
+        if "gap/accuracy" in metrics:
+            _curve(right, 100 * metrics["gap/accuracy"], smooth, "gap", line, name, band=len(runs) == 1)
+        for axes, kind in ((left, "speech"), (left, "text"), (right, "gap")):
+            _held_out(axes, metrics, kind, line)
+    left.set(title="Accuracy", xlabel="training step", ylabel="accuracy (%)", ylim=(0, 102))
+    right.set(title="Modality gap (text - speech)", xlabel="training step", ylabel="gap (percentage points)")
+    right.axhline(0, color="#888888", linewidth=1)
+    left.legend(loc="lower right")
+    if right.get_legend_handles_labels()[0]:
+        right.legend(loc="best")
+    for axes in (left, right):
+        _whole_steps(axes)
+    return figure
+
+
+@_styled
+def plot_rewards(run: Run, smooth: int = 10) -> "Figure":
+    """The reward of each modality and the terms it is made of, over training; bands as in `plot_gap`."""
+    panels: list[Panel] = [
+        ("Reward (weighted sum)", "mean reward", {m: f"{m}/reward" for m in BOTH}, None),
+        ("R_acc: the answer is right", "mean, 0 to 1", {m: f"{m}/accuracy" for m in BOTH}, SHARE),
+        ("R_fmt: it is well-formed", "mean, 0 to 1", {m: f"{m}/format" for m in BOTH}, SHARE),
+        ("R_rep: thinks like its twin", "mean cosine", {"speech": "rewards/representation_alignment/mean"}, None),
+        ("R_beh: says what its twin says", "mean cosine", {"speech": "rewards/behavior_alignment/mean"}, None),
+    ]
+    return _panels(metrics_frame(run), panels, smooth)
+
+
+@_styled
+def plot_health(run: Run, smooth: int = 10) -> "Figure":
+    """What tells whether a run can learn: groups without signal or reference, truncation, lengths; per modality."""
+    panels: list[Panel] = [
+        ("Groups with equal rewards", "share, 0 to 1", {m: f"{m}/frac_reward_zero_std" for m in BOTH}, SHARE),
+        ("Questions without a reference", "share, 0 to 1", {"gap": "alignment/no_reference"}, SHARE),
+        ("Truncated completions", "share, 0 to 1", {m: f"{m}/clipped_ratio" for m in BOTH}, SHARE),
+        ("Completion length", "tokens", {m: f"{m}/completion_length" for m in BOTH}, None),
+        ("Recovery rate (speech / text)", "percent", {"gap": "gap/recovery_rate"}, None),
+    ]
+    return _panels(metrics_frame(run), panels, smooth)
+
+
+@_styled
+def plot_loss(run: Run, smooth: int = 10) -> "Figure":
+    """Loss and fit of a supervised run (recipes/sft.py, recipes/dpo.py) over training; bands as in `plot_gap`."""
+    panels: list[Panel] = [
+        ("Loss", "mean of the batch", {"gap": "loss"}, None),
+        ("Loss, held out", "mean", {"gap": "eval_loss"}, None),
+        ("SFT: next token is right", "share, 0 to 1", {"gap": "mean_token_accuracy"}, None),
+        ("DPO: chosen over rejected", "share, 0 to 1", {"gap": "rewards/accuracies"}, SHARE),
+        ("DPO: margin of the rewards", "mean", {"gap": "rewards/margins"}, None),
+    ]
+    return _panels(metrics_frame(run), panels, smooth, "SFTTrainer or DPOTrainer")
+
+
+@_styled
+def plot_before_after(before: Mapping[str, Any], after: Mapping[str, Any], names=("before", "after")) -> "Figure":
+    """Held-out accuracies and the gap before and after training, with 95 % intervals.
+
+    Args:
+        before: a `tars_trl.evaluation.paired_result`.
+        after: the same, of the trained model.
+        names: what the two are called under the axis.
+    """
+    results = (before, after)
+    figure, (left, right) = _figure(8.5, 3.8, 2, gridspec_kw={"width_ratios": (3, 2)})
+    for shift, modality in ((-0.04, "speech"), (0.04, "text")):
+        values = [100 * result[f"{modality}_accuracy"] for result in results]
+        ends = [result[f"{modality}_interval"] for result in results]
+        _intervals(left, [shift, 1 + shift], values, ends, modality)
+        for x, result in enumerate(results):
+            above = (result["gap"] >= 0) == (modality == "text")  # so that close labels do not meet
+            left.annotate(
+                f"{modality} {values[x]:.1f}", (x + shift, values[x]), (-16 if x == 0 else 16, 6 if above else -6),
+                textcoords="offset points", ha="right" if x == 0 else "left", va="center", color=COLORS[modality],
+                weight="bold",
+            )  # fmt: skip
+    left.set(title="Accuracy", ylabel="accuracy (%)", xticks=(0, 1), xticklabels=names, xlim=(-0.7, 1.7))
+    _room(left, [100 * end for result in results for m in ("speech", "text") for end in result[f"{m}_interval"]])
+    gaps = [100 * result["gap"] for result in results]
+    _intervals(right, [0, 1], gaps, [result["gap_interval"] for result in results], "gap")
+    for x, gap in enumerate(gaps):
+        away, side = (-10, "right") if x == 0 else (10, "left")
+        right.annotate(
+            f"{gap:.1f}", (x, gap), (away, 0), textcoords="offset points", ha=side, va="center", weight="bold"
+        )
+    right.axhline(0, color="#888888", linewidth=1)
+    recovery = [f"{name}\nMRR {_percent(result['mrr'])}" for name, result in zip(names, results, strict=True)]
+    right.set(title="Gap (text - speech)", ylabel="percentage points", xlim=(-0.7, 1.7))
+    right.set_xticks((0, 1), recovery)
+    figure.supxlabel(f"{after['questions']} questions, 95 % intervals", fontsize=9, color="#555555")
+    return figure
+
+
+@_styled
+def plot_drift(stats: Mapping[str, "LayerStats"], pooled: Mapping[str, "LayerStats"] | None = None) -> "Figure":
+    """Similarity of a completion's states under the spoken and the written prompt, by layer (figure 2), a line a model.
+
+    Args:
+        stats: model name to `layer_stats` of the token-by-token similarity (`layers`, `means`, `ci_lower`, `ci_upper`).
+        pooled: the same of the pooled similarity, for a second panel.
+    """
+    panels = {"Token by token": stats} | ({"Pooled over the completion (R_rep)": pooled} if pooled else {})
+    figure, grid = _figure(5.2 * len(panels), 3.8, len(panels), squeeze=False, sharey=True)
+    for axes, (title, models) in zip(grid.flat, panels.items(), strict=True):
+        for number, (name, layers) in enumerate(models.items()):
+            color, line = MODEL_COLORS[number % len(MODEL_COLORS)], LINES[number % len(LINES)]
+            shown = [layer + 1 for layer in layers["layers"]]  # counted from 0 in the files
+            axes.plot(shown, layers["means"], line, color=color, marker="osD^vP"[number % 6], markersize=4, label=name)
+            axes.fill_between(shown, layers["ci_lower"], layers["ci_upper"], color=color, alpha=0.2, linewidth=0)
+        axes.axhline(1, color="#888888", linewidth=1)  # here speech and text are the same
+        axes.set(title=title, xlabel="decoder layer")
+        _whole_steps(axes)
+    grid.flat[0].set_ylabel("cosine of speech and text")
+    grid.flat[0].legend(loc="best")
+    return figure
+
+
+@_styled
+def plot_layer_sets(results: Mapping[str, Mapping[str, Any]]) -> "Figure":
+    """Accuracy after training with R_rep on different layers (figure 3), with 95 % intervals.
+
+    Args:
+        results: layer set (shallow, middle, deep, last, all, ...) to the `paired_result` of the model trained with it.
+    """
+    figure, axes = _figure(6.5, 3.6, 1)
+    for shift, modality in ((-0.08, "speech"), (0.08, "text")):
+        values = [100 * result[f"{modality}_accuracy"] for result in results.values()]
+        ends = [result[f"{modality}_interval"] for result in results.values()]
+        places = [place + shift for place in range(len(results))]
+        _intervals(axes, places, values, ends, modality, line="none", label=modality)
+    axes.set(title="Layers that R_rep aligns", ylabel="accuracy (%)", xlabel="rep_layers")
+    axes.set_xticks(range(len(results)), list(results))
+    axes.margins(x=0.1)
+    axes.legend(loc="best")
+    return figure
+
+
+@_styled
+def plot_domains(domains: "DataFrame", title: str = "Where the gap is") -> "Figure":
+    """Accuracy of both modalities in each domain, the largest gap on top.
+
+    Args:
+        domains: index the domain; columns `speech` and `text` (accuracies, 0 to 1), `questions` (how many), and
+            `speech_interval`, `text_interval` (pairs of 0 to 1).
+    """
+    domains = domains.assign(gap=domains["text"] - domains["speech"]).sort_values("gap")
+    figure, axes = _figure(7.5, 1.2 + 0.42 * len(domains), 1)
+    places = range(len(domains))
+    axes.hlines(places, 100 * domains["speech"], 100 * domains["text"], color="#BBBBBB", linewidth=5, zorder=1)
+    for shift, modality in ((-0.13, "speech"), (0.13, "text")):
+        rows = zip(places, domains[modality], domains[f"{modality}_interval"], strict=True)
+        for number, (place, value, (low, high)) in enumerate(rows):
+            axes.errorbar(
+                100 * value, place + shift, xerr=[[100 * max(0, value - low)], [100 * max(0, high - value)]],
+                fmt=MARKERS[modality], color=COLORS[modality], elinewidth=1, label=None if number else modality,
+            )  # fmt: skip
+    labels = [f"{domain} ({count})" for domain, count in zip(domains.index, domains["questions"], strict=True)]
+    axes.set_yticks(places, labels)
+    axes.set(title=title, xlabel="accuracy (%), 95 % intervals; number of questions in brackets")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+# Parts
+
+
+def _figure(width: float, height: float, columns: int, rows: int = 1, **options: Any) -> tuple["Figure", Any]:
+    """An empty figure and its axes (one, or a row, or a grid)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def _curve(axes: "Axes", values: "Series", smooth: int, kind: str, line: str, label: str | None, band: bool) -> None:
+    """A rolling mean with its 95 % interval."""
+    values = values.dropna()
+    rolling = values.rolling(smooth, min_periods=1)
+    mean = rolling.mean()
+    axes.plot(mean.index, mean, line, color=COLORS[kind], label=label)
+    if band and smooth > 1:
+        steps = rolling.count()
+        half = (1.96 * rolling.std() / steps**0.5).where(
+            steps >= min(smooth, 3)
+        )  # two steps say nothing of their spread
+        axes.fill_between(mean.index, mean - half, mean + half, color=COLORS[kind], alpha=0.18, linewidth=0)
+
+
+def _held_out(axes: "Axes", metrics: "DataFrame", kind: str, line: str) -> None:
+    for column, name, face in (
+        (f"eval_{kind}/accuracy", "held out", "white"),
+        (f"eval_{kind}/accuracy_greedy", "held out, greedy", COLORS[kind]),
+    ):
+        if column in metrics:
+            measured = 100 * metrics[column].dropna()
+            label = f"{kind}, {name}" if line == LINES[0] else None
+            axes.plot(
+                measured.index, measured, line, color=COLORS[kind], marker=MARKERS[kind], markerfacecolor=face,
+                linewidth=1.2, label=label,
+            )  # fmt: skip
+
+
+def _panels(metrics: "DataFrame", panels: Sequence[Panel], smooth: int, by: str = "TARSGRPOTrainer") -> "Figure":
+    """One small axis for each panel of which the run logged something.
+
+    Raises:
+        NotLogged: it logged nothing of them.
+    """
+    logged = [
+        (title, unit, {kind: column for kind, column in columns.items() if column in metrics}, limits)
+        for title, unit, columns, limits in panels
+    ]
+    shown = [panel for panel in logged if panel[2]]
+    if not shown:
+        wanted = ", ".join(column for panel in panels for column in panel[2].values())
+        raise NotLogged(f"The run logged none of {wanted}. Give a run of {by} that has logged a step.")
+    columns = min(3, len(shown))
+    figure, grid = _figure(
+        3.6 * columns, 2.7 * -(-len(shown) // columns), columns, -(-len(shown) // columns), squeeze=False
+    )
+    axes = list(grid.flat)
+    for axis, (title, unit, kinds, limits) in zip(axes, shown, strict=False):
+        for kind, column in kinds.items():
+            _curve(axis, metrics[column], smooth, kind, "-", kind if len(kinds) > 1 else None, band=True)
+        axis.set(title=title, xlabel="training step", ylabel=unit, ylim=limits)
+        _whole_steps(axis)
+    for axis in axes[len(shown) :]:
+        axis.remove()
+    if any(len(kinds) > 1 for _, _, kinds, _ in shown):
+        figure.legend(*_legend(axes[: len(shown)]), loc="outside upper right", ncols=2)
+    return figure
+
+
+def _whole_steps(axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def _legend(axes: Sequence["Axes"]) -> tuple[list, list]:
+    """Handles and labels of the first axis that has any."""
+    return next(found for axis in axes if (found := axis.get_legend_handles_labels())[0])
+
+
+def _intervals(
+    axes: "Axes", places: Sequence[float], values: Sequence[float], ends: Sequence[Sequence[float]], kind: str,
+    line: str = "-", label: str | None = None,
+) -> None:  # fmt: skip
+    """Marks (percent) with bars to both ends of their intervals (0 to 1)."""
+    pairs = zip(values, ends, strict=True)
+    bars = [[max(0.0, value - 100 * low), max(0.0, 100 * high - value)] for value, (low, high) in pairs]
+    axes.errorbar(
+        places, values, yerr=list(zip(*bars, strict=True)), fmt=MARKERS[kind], linestyle=line, color=COLORS[kind],
+        capsize=4, elinewidth=1.5, label=label,
+    )  # fmt: skip
+
+
+def _room(axes: "Axes", values: Sequence[float]) -> None:
+    """A vertical range that shows the values with some air, inside 0 to 100."""
+    axes.set_ylim(max(0, min(values) - 6), min(102, max(values) + 6))
+
+
+def _percent(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.1f} %"

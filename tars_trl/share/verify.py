@@ -1,0 +1,197 @@
+"""Does an exported folder answer as the trained model did? Greedy answers and logits, compared over two processes.
+
+The trained model (adapter on base) answers a spoken and a written question here; then a fresh process loads the
+exported folder alone and answers them too. Both compute in float32, so that what differs is what the folder holds.
+"""
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.audio import load_audio
+from ..data.prompts import Modality, question_key, spoken_prompt, written_prompt
+from ..models import architecture_of
+from ..models.hooks import placed_audio
+
+# Largest logit difference over the spread (standard deviation) of the trained model's logits, by the type the weights
+# are stored in. Measured on three seeds of both tiny models: float32 3e-6, float16 0.003, bfloat16 0.018. Fifteen times
+# that is allowed for half precision, since a model of more layers rounds more often.
+TOLERANCES = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}
+# Largest share of what training changed in the logits (root mean square) that an export may lose.
+LOST_SHARE = 0.5
+# Training that moved the logits by less than this share of their spread cannot be told from rounding.
+NO_EFFECT = 1e-4
+
+Questions = Sequence[tuple[Modality, dict[str, Any]]]
+
+
+class ExportError(ValueError):
+    """What was exported is not what was trained."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer to one question."""
+
+    key: str
+    modality: Modality
+    ids: list[int]
+    """Its tokens, the end token included."""
+    text: str
+    logits: Tensor
+    """(tokens, vocabulary), float32: what the model would have said at each token of the answer, teacher-forced."""
+
+
+@torch.no_grad()
+def greedy_answers(
+    model: Any,
+    processor: Any,
+    questions: Questions,
+    max_new_tokens: int = 32,
+    forced: Sequence[list[int]] | None = None,
+) -> list[Answer]:
+    """Answer each question alone, greedily.
+
+    Args:
+        questions: modality and row (schema of `tars_trl.data`) of each question.
+        max_new_tokens: most tokens of an answer.
+        forced: answers whose tokens the logits are taken at; None for the model's own.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    architecture = architecture_of(base.config.model_type)
+    embedding, token = base.get_input_embeddings(), architecture.audio_token(base)
+    model.eval()
+    answers = []
+    for number, (modality, row) in enumerate(questions):
+        spoken = modality == "speech"
+        conversation = (spoken_prompt if spoken else written_prompt)(row["prompt"])
+        prompt = architecture.prompt(processor, conversation, load_audio(row["audio"]) if spoken else None)
+        clips = architecture.encode(base, [prompt.features]) if prompt.features is not None else [None]
+        ids = torch.tensor([prompt.ids], device=embedding.weight.device)
+        with placed_audio(embedding, token, clips):
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                suppress_tokens=architecture.unsampled_tokens(base),
+            )
+        answer = output[0, ids.size(1) :].tolist()
+        told = answer if forced is None else forced[number]
+        full = torch.cat([ids, torch.tensor([told], device=ids.device)], dim=1)
+        with placed_audio(embedding, token, clips):
+            logits = model(input_ids=full, attention_mask=torch.ones_like(full)).logits
+        logits = logits[0, ids.size(1) - 1 : -1].float().cpu()
+        text = processor.tokenizer.decode(answer, skip_special_tokens=True)
+        answers.append(Answer(question_key(row), modality, answer, text, logits))
+    return answers
+
+
+def untrained_logits(model: Any, processor: Any, questions: Questions, answers: Sequence[Answer]) -> list[Tensor]:
+    """Logits of the same answers with the adapter off; those of the model itself if it has none."""
+    with model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext():
+        forced = [answer.ids for answer in answers]
+        return [found.logits for found in greedy_answers(model, processor, questions, 1, forced)]
+
+
+def _answers_of_folder(
+    folder: str,
+    questions: Questions,
+    max_new_tokens: int,
+    forced: list[list[int]],
+    base: str | None,
+    revision: str | None,
+) -> list[Answer]:
+    from .export import load_trained
+
+    model, processor = load_trained(folder, base=base, revision=revision)
+    return greedy_answers(model, processor, questions, max_new_tokens, forced)
+
+
+def verify_folder(
+    folder: str,
+    questions: Questions,
+    expected: Sequence[Answer],
+    *,
+    untrained: Sequence[Tensor] | None = None,
+    dtype: str = "float32",
+    max_new_tokens: int = 32,
+    base: str | None = None,
+    revision: str | None = None,
+) -> dict[str, float]:
+    """Load `folder` in a fresh process, let it answer, and compare.
+
+    Args:
+        folder: what was exported.
+        expected: answers of the trained model to `questions`, from `greedy_answers`.
+        untrained: logits from `untrained_logits`; None where the adapter cannot be told from its base.
+        dtype: type the folder's weights are stored in; it sets the tolerance, see `TOLERANCES`.
+        max_new_tokens: as it was for `expected`.
+        base: base model of an adapter's folder; None for the one it names.
+        revision: of that base.
+
+    Returns:
+        `logits`, the largest difference over the spread of the logits, its `tolerance`, and `lost`, the share of the
+        training's effect that is gone (only with `untrained` and where there is an effect).
+
+    Raises:
+        ExportError: the folder answers otherwise, or its logits differ by more than the tolerance.
+    """
+    forced = [answer.ids for answer in expected]
+    # A fresh interpreter: nothing of the models in this process can leak into the answers.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        task = pool.submit(_answers_of_folder, folder, questions, max_new_tokens, forced, base, revision)
+        found = task.result()
+    return compare_answers(expected, found, untrained, dtype)
+
+
+def compare_answers(
+    expected: Sequence[Answer], found: Sequence[Answer], untrained: Sequence[Tensor] | None, dtype: str
+) -> dict[str, float]:
+    """The comparison of `verify_folder`, as a pure function."""
+    tolerance = TOLERANCES[dtype]
+    worst, lost = 0.0, 0.0
+    for number, (trained, exported) in enumerate(zip(expected, found, strict=True)):
+        what = f"{trained.modality} question {trained.key!r}"
+        spread = trained.logits.std()
+        difference = trained.logits - exported.logits
+        largest = (difference.abs().max() / spread).item()
+        if not largest <= tolerance:  # also where it is not a number
+            raise ExportError(
+                f"The logits of the exported model differ from the trained one's by {largest:.2g} of their spread on "
+                f"the {what}; {tolerance:g} is allowed for {dtype}. It would not be the model that was trained. "
+                "Check that base and revision are those of the training and export again, if need be in float32."
+            )
+        if trained.ids != exported.ids and not _near_tie(trained, exported, tolerance * spread):
+            raise ExportError(
+                f"The exported model answers the {what} with {exported.text!r}, the trained one with {trained.text!r}. "
+                "Check that the processor and the generation settings in the folder are those of the training."
+            )
+        worst = max(worst, largest)
+        if untrained is None:
+            continue
+        effect = (trained.logits - untrained[number]).square().mean().sqrt()
+        if effect > NO_EFFECT * spread:
+            share = (difference.square().mean().sqrt() / effect).item()
+            if share > LOST_SHARE:
+                raise ExportError(
+                    f"{share:.0%} of what training changed in the logits of the {what} is gone in the exported model; "
+                    f"{LOST_SHARE:.0%} is allowed. {dtype} is too coarse for so small a change, or the adapter was not "
+                    "merged. Export the adapter, or with dtype float32."
+                )
+            lost = max(lost, share)
+    return {"logits": worst, "tolerance": tolerance, "lost": lost}
+
+
+def _near_tie(trained: Answer, exported: Answer, allowed: Tensor) -> bool:
+    """Whether the answers part at a token where the trained model itself was undecided between the two."""
+    for place, (one, other) in enumerate(zip(trained.ids, exported.ids, strict=False)):
+        if one != other:
+            return bool(trained.logits[place, one] - trained.logits[place, other] <= 2 * allowed)
+    return False

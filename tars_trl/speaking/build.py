@@ -1,0 +1,273 @@
+"""A build in stages: written questions to rows (`text`), rows to clips (`speech`), and the data set card (`card`).
+
+    OUT/data/train-00000-of-00020.parquet   what is kept: rows of the schema with compressed audio; none, no file
+    OUT/README.md                           the data set card
+    OUT/.work/text-train.parquet            rows that are going to be spoken
+    OUT/.work/train-00000.jsonl             outcomes of a shard under way, a line each, appended as they come
+    OUT/.work/train-00000.json              what a finished shard kept, and what it dropped and why
+    OUT/.work/dropped-train.jsonl           what was dropped before it was spoken, a line each: key, reason, detail
+    OUT/.work/settings.json                 what a continued build has to agree with
+
+Whatever a file's name promises is whole: files are written beside their place and renamed. So a build can be killed at
+any moment and started again: it repeats what was under way in that moment and nothing else, and ends with the same
+bytes, as everything random depends on the seed and the question's key.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Audio, Features, Value
+from tqdm import tqdm
+
+from ..data.audio import TARGET_RATE
+from ..data.journal import append_completions, read_completions
+from .card import write_dataset_card
+from .clips import CODECS
+from .recognition import Recognizer, recognizer
+from .say import Outcome, Speaker, counted, say_all
+from .settings import BuildSettings
+from .voices import Engine
+from .written import written_rows
+
+SPLITS = ("train", "test")
+SPOKEN = {
+    **{"voice": Value("string"), "pace": Value("float32"), "seconds": Value("float32")},
+    **{"transcript": Value("string"), "tts_wer": Value("float32"), "tts_retries": Value("int32")},
+    **{"augmentation": Value("string")},
+}
+"""Columns that speaking adds, beside `audio`."""
+Counts = dict[str, Any]
+
+
+def build(
+    settings: BuildSettings, *, engines: Mapping[str, Engine] | None = None, listener: Recognizer | None = None
+) -> dict[str, Counts]:
+    """Run the stages that `settings.stage` names, or what is left of them.
+
+    Args:
+        settings: of the build.
+        engines: further engines by name; each can be pickled.
+        listener: recogniser in place of the one that `settings.asr` names.
+
+    Returns:
+        by split: `questions`, `kept`, `dropped` {reason: number}, and once spoken `seconds` and `tts_wer` (its mean).
+
+    Raises:
+        ValueError: the output folder belongs to a build with other settings, or no question is left.
+        EngineError: a voice cannot be used.
+        RuntimeError: another process is building there, or a process was killed.
+    """
+    output = Path(settings.output).expanduser()
+    work = output / ".work"
+    work.mkdir(parents=True, exist_ok=True)
+    with _alone(work):
+        if settings.stage in ("all", "text"):
+            _agree(work / "settings.json", settings, "text")
+            _write_text(settings, work)
+        if settings.stage in ("all", "speech"):
+            _agree(work / "settings.json", settings, "speech")
+            _speak(settings, output, work, dict(engines or {}), listener)
+        counts = summary(output)
+        if settings.stage in ("all", "card"):
+            write_dataset_card(output, settings, counts)
+    return counts
+
+
+def summary(output: Path) -> dict[str, Counts]:
+    """What a build has kept and dropped so far, by split; see `build`."""
+    work = output / ".work"
+    counts: dict[str, Counts] = {}
+    for split, written in json.loads(_read(work / "text.json", "--stage text")).items():
+        dropped = Counter(written["dropped"])
+        files = sorted(work.glob(f"{split}-[0-9]*.json"))
+        shards = [json.loads(file.read_text()) for file in files]
+        for shard in shards:
+            dropped.update(shard["dropped"])
+        counts[split] = {"questions": written["questions"], "dropped": dict(dropped.most_common())}
+        counts[split]["kept"] = sum(shard["kept"] for shard in shards) if shards else written["kept"]
+        if shards:
+            heard = [shard["errors"] for shard in shards if shard["errors"] is not None]
+            counts[split]["seconds"] = round(sum(shard["seconds"] for shard in shards), 1)
+            counts[split]["tts_wer"] = sum(heard) / max(1, counts[split]["kept"]) if heard else None
+            counts[split]["voices"] = dict(sum((Counter(shard["voices"]) for shard in shards), Counter()))
+    return counts
+
+
+# ---- Stages --------------------------------------------------------------------------------------------------------
+
+
+def _write_text(settings: BuildSettings, work: Path) -> None:
+    if (work / "text.json").is_file():
+        return
+    rows, dropped = written_rows(settings)
+    counts = {}
+    for split, kept in rows.items():
+        _replace(work / f"text-{split}.parquet", lambda path, kept=kept: kept.to_parquet(path))
+        _replace_text(work / f"dropped-{split}.jsonl", "".join(_line(entry) for entry in dropped[split]))
+        reasons = Counter(entry["reason"] for entry in dropped[split])
+        counts[split] = {"questions": len(kept) + len(dropped[split]), "kept": len(kept), "dropped": reasons}
+    _replace_text(work / "text.json", json.dumps(counts, indent=2))  # last: with it the stage is done
+
+
+def _speak(
+    settings: BuildSettings, output: Path, work: Path, engines: dict[str, Engine], listener: Recognizer | None
+) -> None:
+    _read(work / "text.json", "--stage text")
+    if listener is None and settings.asr is not None:
+        listener = recognizer(settings.asr, settings.asr_device)
+    (output / "data").mkdir(exist_ok=True)
+    for split in SPLITS:
+        source = work / f"text-{split}.parquet"
+        if not source.is_file():
+            continue
+        speaker = Speaker(
+            {**settings.engines(), **engines},
+            settings.voices_of(split),
+            listener,
+            seed=settings.seed,
+            pace=(settings.pace[0], settings.pace[1]),
+            tries=settings.tries,
+            max_wer=settings.max_wer,
+            min_seconds=settings.min_seconds,
+            max_seconds=settings.max_seconds,
+            augmentation=settings.augmentation,
+            codec=settings.codec,
+        )
+        _speak_split(pq.read_table(source), speaker, split, output, settings)
+
+
+def _speak_split(table: pa.Table, speaker: Speaker, split: str, output: Path, settings: BuildSettings) -> None:
+    """Speak what is missing of a split, and write each shard as soon as its last question is done."""
+    work, size = output / ".work", settings.shard_size
+    features, rows = Features.from_arrow_schema(table.schema), table.to_pylist()
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    shard_of = {row["key"]: index // size for index, row in enumerate(rows)}
+    stems = [f"{split}-{number:05d}" for number in range(len(parts))]
+    places = [output / "data" / f"{stem}-of-{len(parts):05d}.parquet" for stem in stems]
+    outcomes: dict[int, dict[str, Outcome]] = {}  # of the shards that are not written yet
+    dropped: Counter[str] = Counter()
+    done = 0
+
+    def write_if_whole(number: int) -> None:
+        if len(outcomes[number]) == len(parts[number]):
+            report = work / f"{stems[number]}.json"
+            _write_shard(parts[number], outcomes.pop(number), features, places[number], report, speaker.codec)
+            (work / f"{stems[number]}.jsonl").unlink(missing_ok=True)
+
+    for number, stem in enumerate(stems):
+        report = work / f"{stem}.json"
+        if report.is_file():
+            dropped.update(json.loads(report.read_text(encoding="utf-8"))["dropped"])
+            done += len(parts[number])
+        else:
+            journal = work / f"{stem}.jsonl"
+            outcomes[number] = read_completions([journal] if journal.is_file() else [])
+            dropped.update(counted(outcomes[number].values()))
+            done += len(outcomes[number])
+    missing = [row for number, found in outcomes.items() for row in parts[number] if row["key"] not in found]
+    for number in list(outcomes):
+        write_if_whole(number)
+    if missing:
+        speaker.check()
+    with tqdm(total=len(rows), initial=done, desc=f"Speaking {split}", disable=None) as bar:
+        for outcome in say_all(speaker, missing, settings.processes):
+            number = shard_of[outcome["key"]]
+            append_completions(work / f"{stems[number]}.jsonl", [outcome])
+            outcomes[number][outcome["key"]] = outcome
+            dropped.update(counted([outcome]))
+            bar.update()
+            bar.set_postfix(kept=bar.n - sum(dropped.values()), **dropped)
+            write_if_whole(number)
+
+
+def _write_shard(
+    rows: list[dict[str, Any]],
+    outcomes: Mapping[str, Outcome],
+    features: Features,
+    place: Path,
+    report: Path,
+    codec: str,
+) -> None:
+    kept, dropped = [], []
+    for row in rows:
+        outcome = outcomes[row["key"]]
+        if "reason" in outcome:
+            dropped.append({name: outcome[name] for name in ("key", "reason", "detail")})
+            continue
+        audio = {"bytes": base64.b64decode(outcome["audio"]), "path": f"{row['key']}.{CODECS[codec][2]}"}
+        kept.append({**row, "audio": audio, **{name: outcome[name] for name in SPOKEN}})
+    columns = {name: feature for name, feature in features.items() if name != "words"}
+    schema = Features({"audio": Audio(sampling_rate=TARGET_RATE), **columns, **SPOKEN}).arrow_schema
+    errors = [row["tts_wer"] for row in kept if row["tts_wer"] is not None]
+    content = {
+        "kept": len(kept),
+        "dropped": Counter(entry["reason"] for entry in dropped),
+        "seconds": sum(row["seconds"] for row in kept),
+        "errors": sum(errors) if errors else None,
+        "voices": Counter(row["voice"] for row in kept),
+        "dropped_rows": dropped,
+    }
+    if kept:  # `datasets` cannot read a file without rows
+        _replace(place, lambda path: pq.write_table(pa.Table.from_pylist(kept, schema=schema), path))
+    _replace_text(report, json.dumps(content, indent=2, ensure_ascii=False))  # last: with it the shard is done
+
+
+# ---- Files ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system takes back when the process ends in whatever way."""
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(
+                f"output={str(work.parent)!r}: another process is building there. Wait for it, or name another folder."
+            ) from error
+        yield
+
+
+def _agree(file: Path, settings: BuildSettings, stage: str) -> None:
+    """See that a stage that is continued has the settings it began with, and note those of one that begins."""
+    now = json.loads(json.dumps(settings.fixed(stage)))
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    changed = [name for name in now if name in before and now[name] != before[name]]
+    if changed:
+        given = "; ".join(f"{name} was {before[name]!r}, now {now[name]!r}" for name in changed)
+        raise ValueError(
+            f"output={settings.output!r} belongs to a build with other settings ({given}): its rows would not go "
+            "together with the new ones. Use the old settings, name another folder, or remove this one."
+        )
+    _replace_text(file, json.dumps({**before, **now}, indent=2, ensure_ascii=False))
+
+
+def _read(file: Path, remedy: str) -> str:
+    if not file.is_file():
+        raise ValueError(f"There is no {file}, so there is nothing to go on from. Run {remedy} first.")
+    return file.read_text(encoding="utf-8")
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def _replace_text(place: Path, text: str) -> None:
+    _replace(place, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _replace(place: Path, write: Any) -> None:
+    """Write a file beside its place and move it there."""
+    beside = place.with_name(place.name + ".part")
+    write(beside)
+    beside.replace(place)

@@ -1,0 +1,188 @@
+"""One question said aloud: tried with one voice after the other until a clip passes every check."""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
+from os import _exit
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.audio import TARGET_RATE, audio_problem
+from .clips import Augmentation, augmented, clip_problem, encoded, finished
+from .recognition import Recognizer, word_error_rate
+from .voices import Engine, EngineError, Refused, split_voice
+
+Outcome = dict[str, Any]
+ASKED = ("key", "words", "prompt_for_tts", "prompt_for_tts_tn")  # of a row
+AHEAD = 4  # questions handed to each process before it asks
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """All that decides how a question sounds; the same for every question of a split, and picklable."""
+
+    engines: Mapping[str, Engine]
+    voices: Sequence[str]
+    recognizer: Recognizer | None = None
+    """None keeps clips that nobody has listened to."""
+    seed: int = 0
+    pace: tuple[float, float] = (0.9, 1.1)
+    tries: int = 3
+    max_wer: float = 0.10
+    min_seconds: float = 0.5
+    max_seconds: float = 30.0
+    augmentation: Augmentation = Augmentation()
+    codec: str = "opus"
+
+    def check(self) -> None:
+        """See that every voice can speak.
+
+        Raises:
+            EngineError: one cannot.
+        """
+        for voice in self.voices:
+            engine, name = split_voice(voice)
+            if engine not in self.engines:
+                raise EngineError(f"{voice}: there is no engine {engine!r}. Use one of {', '.join(self.engines)}.")
+            self.engines[engine].check(name)
+
+    def say(self, row: Mapping[str, Any]) -> Outcome:
+        """Speak one question.
+
+        Everything that is drawn depends on the seed, the key and the number of the try.
+
+        Args:
+            row: `key`, `words` (what is said), `prompt_for_tts` and `prompt_for_tts_tn` (what should be heard).
+
+        Returns:
+            `key` with either `audio` (the file in base64), `voice`, `pace`, `seconds`, `transcript`, `tts_wer`,
+            `tts_retries`, `augmentation`; or `reason` and `detail` of the last try.
+
+        Raises:
+            EngineError: nothing can be spoken any more.
+        """
+        key = row["key"]
+        voices = list(self.voices)
+        random.Random(f"{self.seed}/{key}").shuffle(voices)
+        outcome: Outcome = {}
+        for number in range(self.tries):
+            draw = random.Random(f"{self.seed}/{key}/{number}")
+            outcome = {"key": key, **self._tried(row, voices[number % len(voices)], draw), "tts_retries": number}
+            if "reason" not in outcome:
+                return outcome
+        return outcome
+
+    def _tried(self, row: Mapping[str, Any], voice: str, draw: random.Random) -> Outcome:
+        pace = round(draw.uniform(*self.pace), 2)
+        engine, name = split_voice(voice)
+        try:
+            samples, rate = self.engines[engine].speak(row["words"], name, pace)
+        except Refused as error:
+            return {"reason": "refused", "detail": f"{voice}: {error}"}
+        limits = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
+        problem = clip_problem(samples, rate, row["words"], **limits)
+        if problem is not None:
+            return {"reason": problem.split(":")[0], "detail": f"{voice}, {problem.partition(': ')[2]}"}
+        waveform, change = augmented(finished(np.asarray(samples), rate), self.augmentation, draw)
+        # Once more: trimming makes a clip shorter, another speed or a room makes it longer.
+        problem = audio_problem(waveform, sampling_rate=TARGET_RATE, **limits)
+        if problem is not None:
+            return {
+                "reason": problem.split(":")[0],
+                "detail": f"{voice}, {change or 'trimmed'}: {problem.partition(': ')[2]}",
+            }
+        transcript, rate_of_errors = None, None
+        if self.recognizer is not None:
+            transcript = self.recognizer.transcribe(waveform)
+            # A recogniser writes CO2 as the question does, or C O two as it was said: both are right.
+            forms = row["prompt_for_tts_tn"], row["prompt_for_tts"]
+            rate_of_errors = min(word_error_rate(form, transcript) for form in forms)
+            if rate_of_errors > self.max_wer:
+                detail = f"{voice}, {100 * rate_of_errors:.0f} %: heard {transcript!r}"
+                return {"reason": "word errors", "detail": detail}
+        return {
+            "audio": base64.b64encode(encoded(waveform, self.codec)).decode(),
+            "voice": f"{engine}:{Path(name).name}" if Path(name).is_file() else voice,  # no paths of this machine
+            "pace": pace,
+            "seconds": round(len(waveform) / TARGET_RATE, 3),
+            "transcript": transcript,
+            "tts_wer": rate_of_errors,
+            "augmentation": change,
+        }
+
+
+def say_all(speaker: Speaker, rows: Sequence[Mapping[str, Any]], processes: int = 1) -> Iterator[Outcome]:
+    """Speak many questions, side by side, in no order.
+
+    Raises:
+        EngineError: nothing can be spoken any more.
+        RuntimeError: a process was killed.
+    """
+    asked = ({name: row[name] for name in ASKED} for row in rows)
+    if processes == 1:
+        yield from map(speaker.say, asked)
+        return
+    # Spawned, not forked: torch's threads do not survive a fork, and a forked process would hold our files open.
+    with ProcessPoolExecutor(processes, get_context("spawn"), _start, (speaker,)) as pool:
+        running: set[Future] = set()
+        try:
+            for row in asked:
+                running.add(pool.submit(_say, row))
+                if len(running) >= AHEAD * processes:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from _results(done)
+            yield from _results(running)
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"One of {processes} processes that speak was killed, perhaps for memory. Run the same command again "
+                "with fewer --processes: what is finished is kept."
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _results(done: set[Future]) -> Iterator[Outcome]:
+    """The results of what went well, before the error of what did not."""
+    wait(done)
+    failed = [future for future in done if future.exception() is not None]
+    yield from (future.result() for future in done if future not in failed)
+    for future in failed:
+        future.result()
+
+
+def counted(outcomes: Iterable[Outcome]) -> Counter[str]:
+    """How many were dropped, by reason."""
+    return Counter(outcome["reason"] for outcome in outcomes if "reason" in outcome)
+
+
+_speaker: Speaker  # of this process
+
+
+def _start(speaker: Speaker) -> None:
+    global _speaker
+    _speaker = speaker
+    torch.set_num_threads(1)  # processes run side by side
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot stop its pool: without this, its processes would speak on for nobody."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        _exit(1)
+
+
+def _say(row: Mapping[str, Any]) -> Outcome:
+    return _speaker.say(row)

@@ -1,0 +1,147 @@
+"""The first stage of a build: written questions, split, put into words, and without what leaks.
+
+Every question ends as a row or as an outcome `{"key", "reason", "detail"}` that says why it is none.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset, Features, List, Value
+
+from ..data.questions import load_questions
+from ..data.schema import SYSTEM_PROMPT, build_prompt
+from .near_duplicates import near_duplicates, question_text
+from .settings import BuildSettings
+from .speakable import spoken_form
+from .words import Unspeakable
+
+Row = dict[str, Any]
+Dropped = dict[str, str]
+CORE = ("question", "options", "answer_index", "key")
+
+
+def written_rows(settings: BuildSettings) -> tuple[dict[str, Dataset], dict[str, list[Dropped]]]:
+    """Questions ready to be spoken, by split (`train`, and `test` if any are held out), and those that are not.
+
+    The order of the source is kept. A training question that is nearly one of the held-out or guarded ones is dropped
+    from training, whether or not the other can be spoken.
+
+    Raises:
+        QuestionError: the data set cannot be read as questions.
+        ValueError: no question is left in a split, or a column to keep is not there.
+    """
+    found = {"train": _loaded(settings, settings.split)}
+    if settings.held_out_split is not None:
+        found["test"] = _loaded(settings, settings.held_out_split)
+    elif settings.held_out_share:
+        found["train"], found["test"] = _parted(found["train"], settings)
+    guarded = [_text(row) for row in found.get("test", ())]
+    guarded += [text for name in settings.guard for text in _guard(name)]
+    rows: dict[str, Dataset] = {}
+    dropped: dict[str, list[Dropped]] = {}
+    for split, questions in found.items():
+        kept, dropped[split] = _spoken(questions, settings)
+        if split == "train":
+            kept, leaking = without_leaks(kept, guarded, settings.duplicate_threshold)
+            dropped[split] += leaking
+        if not kept:
+            reasons = ", ".join(sorted({entry["reason"] for entry in dropped[split]}))
+            raise ValueError(
+                f"Split {split!r} of {settings.dataset}: none of its {len(questions)} questions can be used "
+                f"({reasons}). Give another data set, another share, or a higher max_characters or duplicate_threshold."
+            )
+        rows[split] = Dataset.from_list(kept, features=_features(questions, settings))
+    return rows, dropped
+
+
+def without_leaks(rows: Sequence[Row], guarded: Sequence[str], threshold: float) -> tuple[list[Row], list[Dropped]]:
+    """Rows that are not nearly one of the guarded questions, and the others as dropped."""
+    leaks = near_duplicates([_text(row) for row in rows], guarded, threshold=threshold) if guarded else {}
+    dropped = [
+        {
+            "key": rows[number]["key"],
+            "reason": "held out",
+            "detail": f"similarity {similarity:.2f} to {guarded[other]!r}",
+        }
+        for number, (other, similarity) in leaks.items()
+    ]
+    return [row for number, row in enumerate(rows) if number not in leaks], dropped
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    return question_text(row["question"], row["options"])
+
+
+def _loaded(settings: BuildSettings, split: str) -> Dataset:
+    questions = load_questions(
+        settings.dataset,
+        split,
+        column_map=settings.columns,
+        audio_required=False,
+        name=settings.name,
+        revision=settings.revision,
+        limit=settings.limit,
+        seed=settings.seed if settings.limit is not None else None,
+    )
+    missing = [name for name in settings.keep_columns if name not in questions.column_names]
+    if missing:
+        raise ValueError(
+            f"keep_columns={settings.keep_columns}: {settings.dataset} has the columns {questions.column_names}. "
+            "Correct the names, or leave them out."
+        )
+    return questions.select_columns([*CORE, *(name for name in settings.keep_columns if name not in CORE)])
+
+
+def _parted(questions: Dataset, settings: BuildSettings) -> tuple[Dataset, Dataset]:
+    """(train, test) by a draw that depends on the seed and the key alone, so that new questions move no old one."""
+    share = settings.held_out_share
+    held_out = [random.Random(f"{settings.seed}/held out/{key}").random() < share for key in questions["key"]]
+    numbers = range(len(questions))
+    return (
+        questions.select([number for number in numbers if not held_out[number]]),
+        questions.select([number for number in numbers if held_out[number]]),
+    )
+
+
+def _guard(name: str) -> list[str]:
+    """Texts of a further data set, `ID` or `ID@SPLIT` (test if it names none), that `load_questions` reads as it is."""
+    source, _, split = name.partition("@")
+    rows = load_questions(source, split or "test", audio_required=False)
+    return [_text(row) for row in rows.select_columns(["question", "options"])]
+
+
+def _spoken(questions: Dataset, settings: BuildSettings) -> tuple[list[Row], list[Dropped]]:
+    system = SYSTEM_PROMPT if settings.system_prompt is None else settings.system_prompt
+    kept: list[Row] = []
+    dropped: list[Dropped] = []
+    for row in questions.with_format(None):
+        try:
+            form = spoken_form(row["question"], row["options"], max_characters=settings.max_characters)
+        except Unspeakable as error:
+            dropped.append({"key": row["key"], "reason": error.reason, "detail": str(error)})
+            continue
+        prompt = build_prompt(form.prompt_for_tts, system, settings.instruction)
+        kept.append(
+            {
+                **row,
+                "options": form.options,
+                "prompt": prompt,
+                "question_for_tts": form.question_for_tts,
+                "prompt_for_tts": form.prompt_for_tts,
+                "prompt_for_tts_tn": form.prompt_for_tts_tn,
+                "words": form.words,
+            }
+        )
+    return kept, dropped
+
+
+def _features(questions: Dataset, settings: BuildSettings) -> Features:
+    """Of the kept rows: those of the source, and the columns that are added."""
+    text = Value("string")
+    content = List({"type": text, "text": text}) if settings.instruction else text
+    added = {"prompt": List({"role": text, "content": content})}
+    added |= dict.fromkeys(("question_for_tts", "prompt_for_tts", "prompt_for_tts_tn", "words"), text)
+    return Features({**questions.features, **added})

@@ -1,0 +1,323 @@
+"""Arms and their comparison: what each arm changes, the table's figures, resuming, and whole runs on a tiny model."""
+
+import copy
+import csv
+import json
+import random
+from pathlib import Path
+
+import comparison.arms as arms
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from compare import main
+from comparison.arms import METHODS, ComparisonSettings, plan
+from comparison.table import BASE, Measured, figure, markdown, mean_interval, table, write_csv
+from evaluate import main as evaluate_main
+from peft import LoraConfig, get_peft_model
+
+from tars_trl import TARSGRPOConfig
+from tars_trl.evaluation.metrics import wilson_interval
+from tars_trl.evaluation.results import read_results, read_samples
+from tars_trl.settings import ModelAndData, parse, read_settings
+from tars_trl.supervised import SpeechDPOConfig, SpeechSFTConfig
+from tests.conftest import ROOT, questions
+from tests.supervised import REPLIES, rows, said, stir
+
+ARMS = ROOT / "recipes" / "qwen2_5_omni" / "arms"
+NAMES = ["sft", "dpo", "grpo_text", "grpo_speech", "grpo", "grpo_rep", "grpo_beh", "tars"]
+CHANGES = {  # of the GRPO arms with respect to TARS
+    "grpo_text": {"modalities": "text"},
+    "grpo_speech": {"modalities": "speech"},
+    "grpo": {"representation_weight": 0, "behavior_weight": 0},
+    "grpo_rep": {"behavior_weight": 0},
+    "grpo_beh": {"representation_weight": 0},
+    "tars": {},
+}
+FILES = sorted(ARMS.glob("*/*.yaml"))
+
+
+def short(path: Path) -> str:
+    return "/".join(path.parts[-2:])
+
+
+# ---- Arms ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FILES, ids=short)
+def test_header(path):
+    """What it is, hardware, launch line and override line; the launch line names files that exist."""
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for word in ("Hardware:", "Launch:", "Override:"):
+        assert any(line.startswith(f"# {word}") for line in header), word
+    (launch,) = [line for line in header if line.startswith("# Launch:")]
+    named = [word for word in launch.split() if word.startswith("recipes/")]
+    assert str(path.relative_to(ROOT)) in named and all((ROOT / word).exists() for word in named)
+    scripts = {"compare": "compare.py", "preferences": "build_preferences.py", **METHODS}
+    assert f"recipes/{scripts[path.stem.partition('_')[0]]}" in named
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem in NAMES], ids=short)
+def test_arm_parses_strictly(path, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    config = {"sft": SpeechSFTConfig, "dpo": SpeechDPOConfig}.get(path.stem, TARSGRPOConfig)
+    run, made = parse(ModelAndData, config, args=["--config", str(path)])
+    assert made.output_dir == f"runs/arms/{path.parent.name}/{path.stem}"
+    assert (made.lora_r, made.lora_alpha) == (8, 32)
+    assert run.model == read_settings(ARMS / path.parent.name / "tars.yaml")["model"]
+
+
+@pytest.mark.parametrize("size", ["demo", "7b"])
+def test_arms_differ_from_tars_in_nothing_else(size):
+    tars = read_settings(ARMS / size / "tars.yaml")
+    base = read_settings(ARMS.parent / {"demo": "demo.yaml", "7b": "tars_7b.yaml"}[size])
+    named = {"output_dir", "run_name"}
+    assert {key: tars[key] for key in tars if key not in named} == {key: base[key] for key in base if key not in named}
+    for name, changes in CHANGES.items():
+        arm = read_settings(ARMS / size / f"{name}.yaml")
+        different = {key: arm[key] for key in arm if key not in named and arm[key] != tars.get(key)}
+        # The weights' default is 1, so that a file need not name them.
+        assert different == {key: value for key, value in changes.items() if tars.get(key) != value}, name
+
+
+@pytest.mark.parametrize("size", ["demo", "7b"])
+def test_comparison_lists_every_arm(size, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    main(["--config", str(ARMS / size / "compare.yaml"), "--dry_run", "true", "--overrides", "--max_steps 3"])
+    lines = capsys.readouterr().out.splitlines()
+    seeds = read_settings(ARMS / size / "compare.yaml")["seeds"]
+    assert len(lines) == len(seeds) * len(NAMES)
+    for line, name in zip(lines, NAMES * len(seeds), strict=True):
+        assert f"/{size}/{name}.yaml" in line and line.endswith("--max_steps 3")
+        assert METHODS[name.partition("_")[0]] in line
+
+
+def test_base_of_a_file(tmp_path):
+    """A file's settings go over its base's; strictness and circles name the file."""
+    (tmp_path / "below.yaml").write_text("seed: 3\nlearning_rate: 1.0e-3\n")
+    (tmp_path / "above.yaml").write_text("base: below.yaml\nseed: 4\n")
+    assert read_settings(tmp_path / "above.yaml") == {"seed": 4, "learning_rate": 1e-3}
+    _, config = parse(ModelAndData, SpeechSFTConfig, args=["--config", str(tmp_path / "above.yaml"), "--seed", "5"])
+    assert (config.seed, config.learning_rate) == (5, 1e-3)
+    (tmp_path / "below.yaml").write_text("learning_rat: 1.0\n")
+    with pytest.raises(ValueError, match=r"above\.yaml: learning_rat is no setting"):
+        parse(ModelAndData, SpeechSFTConfig, args=["--config", str(tmp_path / "above.yaml")])
+    (tmp_path / "below.yaml").write_text("base: above.yaml\n")
+    with pytest.raises(ValueError, match="leads back to itself"):
+        read_settings(tmp_path / "above.yaml")
+
+
+# ---- Table ---------------------------------------------------------------------------------------------------------
+
+T, F = True, False
+RUNS = {
+    BASE: [Measured([T, F, F, F], [T, T, T, F])],
+    "arm": [Measured([T, T, F, F], [T, T, T, T], 60.0), Measured([T, T, T, T], [T, T, T, F], 180.0)],
+}
+
+
+def test_figures_by_hand():
+    base, arm = table(RUNS)
+    assert (base.seeds, base.speech, base.text, base.gap, base.minutes, base.speech_sd) == (1, 25, 75, 50, None, None)
+    assert base.mrr == pytest.approx(100 / 3)
+    assert (arm.seeds, arm.speech, arm.text, arm.gap, arm.minutes) == (2, 75, 87.5, 12.5, 2)
+    assert arm.mrr == pytest.approx(100 * 75 / 75)  # over the base's text accuracy, not its own
+    assert arm.speech_sd == pytest.approx(50 / 2**0.5)
+    assert table({"arm": RUNS["arm"]})[0].mrr == pytest.approx((50 / 1 + 100 / 0.75) / 2)  # no base: its own
+
+
+def test_intervals_are_over_questions():
+    """Two seeds with the same answers are no narrower than one; more questions are."""
+    one = Measured([T, F] * 50, [T, T, F, T] * 25)
+    alone, twice = table({"arm": [one]})[0], table({"arm": [one, one]})[0]
+    assert (alone.speech_low, alone.speech_high) == (twice.speech_low, twice.speech_high)
+    assert alone.speech_low < 50 < alone.speech_high and alone.gap_low < alone.gap < alone.gap_high
+    large = Measured(one.speech * 9, one.text * 9)
+    wide, narrow = alone.gap_high - alone.gap_low, table({"arm": [large]})[0]
+    assert (narrow.gap_high - narrow.gap_low) == pytest.approx(wide / 3, rel=0.15)
+
+
+def test_interval_of_a_mean():
+    """One run: by Wilson. Runs that err on the same questions count once, others more; 100 % is not a point."""
+    once = [1.0] * 60 + [0.0] * 40
+    assert mean_interval(once, 1) == mean_interval(once, 5) == wilson_interval(60, 100)
+    generator = random.Random(0)
+    answers = [[generator.random() < 0.6 for _ in range(5)] for _ in range(400)]
+    low, high = mean_interval([sum(five) / 5 for five in answers], 5)
+    expected_low, expected_high = wilson_interval(sum(map(sum, answers)), 2000)
+    assert high - low == pytest.approx(expected_high - expected_low, rel=0.1)  # the spread of a variance over 400: 7 %
+    assert mean_interval([1.0] * 300, 3) == wilson_interval(300, 300) and mean_interval([1.0] * 300, 3)[0] < 0.99
+
+
+def test_other_questions_are_refused():
+    with pytest.raises(ValueError, match=r"\[1, 4\] questions"):
+        table({**RUNS, "other": [Measured([T], [T])]})
+
+
+def test_three_forms(tmp_path):
+    rows_ = table(RUNS)
+    text = markdown(rows_, "notes")
+    assert "| arm | 2 | 75.0 ± 35.4 [40.9, 92.9] |" in text and text.endswith("\nnotes\n")
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    write_csv(rows_, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open() as file:
+        base, arm = csv.DictReader(file)
+    assert float(arm["text"]) == 87.5 and base["minutes"] == ""
+    for extreme in (Measured([T] * 300, [T] * 300), Measured([F] * 11, [F] * 11)):
+        figure(table({BASE: [extreme]}), {BASE: [extreme]})
+    drawn = figure(rows_, RUNS)
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == [BASE, "arm"]
+    drawn.savefig(tmp_path / "table.png")
+
+
+# ---- Runs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(tiny, tmp_path, monkeypatch):
+    """A folder with a model, questions, pairs, and three arms of one step; the arguments of a comparison of them."""
+    model, processor = tiny
+    for weight in model.model.language_model.layers.parameters():
+        weight.data.mul_(8)  # as it is, the tied embeddings repeat the last token of any prompt
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    pairs = rows(chosen=[said(text) for text in REPLIES], rejected=[said("one two") for _ in REPLIES])
+    supervised = rows(completion=[said(text) for text in REPLIES])
+    for name, dataset in {"questions": questions(4), "preferences": pairs, "sft": supervised}.items():
+        (tmp_path / name).mkdir()
+        for split in ("train", "test"):
+            dataset.to_parquet(tmp_path / name / f"{split}-00000-of-00001.parquet")
+    small = {"model": str(tmp_path / "model"), "max_steps": 1, "bf16": False, "report_to": "none"}
+    data = {"sft": "sft", "dpo": "preferences", "grpo": "questions"}
+    for arm, name in data.items():
+        own = {"base": str(ARMS / "demo" / f"{arm}.yaml"), **small, "dataset": str(tmp_path / name)}
+        own |= {"per_device_train_batch_size": 8, "max_completion_length": 8} if arm == "grpo" else {}
+        (tmp_path / f"{arm}.yaml").write_text(yaml.safe_dump(own))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    arguments = ["--arms", *(str(tmp_path / f"{arm}.yaml") for arm in data), "--output_dir", str(tmp_path / "out")]
+    arguments += ["--task", str(tmp_path / "questions"), "--max_new_tokens", "4", "--seeds", "0"]
+    return tmp_path, arguments
+
+
+@pytest.fixture
+def trained(parts, tiny, monkeypatch):
+    """Instead of training: an adapter, as a finished run leaves it; dpo's changes the model, the others' do not.
+
+    The list of folders that were trained.
+    """
+    made = []
+
+    def finish(command):
+        if command[2].endswith("evaluate.py"):
+            made.append(f"evaluated {Path(command[-1]).parent.name}")
+            return evaluate_main(command[3:])
+        folder = Path(command[command.index("--output_dir") + 1])
+        torch.manual_seed(0)
+        config = LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
+        adapted = get_peft_model(copy.deepcopy(tiny[0]), config)
+        if "dpo" in folder.name:
+            stir(adapted)
+        adapted.save_pretrained(folder)
+        state = {"log_history": [{"loss": 1.0}, {"train_runtime": 90.0, "step": 1}]}
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+        made.append(f"trained {folder.name}")
+
+    monkeypatch.setattr(arms, "launch", finish)
+    return made
+
+
+def test_interrupted_comparison_continues(parts, trained):
+    """Nothing finished is repeated, nothing unfinished is left out, and other settings are not mixed in."""
+    folder, arguments = parts
+    out = folder / "out"
+    arguments += ["--limit", "2"]
+    main(arguments)
+    everything = [f"{done} {name}-seed0" for name in ("sft", "dpo", "grpo") for done in ("trained", "evaluated")]
+    assert trained == [f"evaluated {BASE}", *everything]
+    expected = (out / "table.csv").read_text()
+    assert len(expected.splitlines()) == 5  # header, base and three arms
+    said = [read_samples(out / name / "evaluation")["questions_text"] for name in (BASE, "sft-seed0", "dpo-seed0")]
+    base, sft, dpo = ([line["resps"] for line in lines] for lines in said)
+    assert sft == base and dpo != base, "a run is measured with its own adapter"
+
+    (out / "dpo-seed0" / "trainer_state.json").unlink()  # killed while it trained
+    (out / "grpo-seed0" / "result.json").unlink()  # killed while it was measured
+    trained.clear()
+    main(arguments)
+    assert trained == ["trained dpo-seed0", "evaluated grpo-seed0"]  # the same adapter again
+    assert (out / "table.csv").read_text() == expected
+
+    weights = safetensors.torch.load_file(out / "sft-seed0" / "adapter_model.safetensors")
+    safetensors.torch.save_file(
+        {name: w + 0.1 for name, w in weights.items()}, out / "sft-seed0/adapter_model.safetensors"
+    )
+    trained.clear()
+    main(arguments)
+    assert trained == ["evaluated sft-seed0"]  # trained again by hand
+
+    trained.clear()
+    main([*arguments, "--max_new_tokens", "3"])
+    assert trained == [f"evaluated {name}" for name in (BASE, "sft-seed0", "dpo-seed0", "grpo-seed0")]
+    trained.clear()
+    main(arguments)  # back again: the base's evaluation with these settings is older than the last one
+    assert len(trained) == 4
+    used = read_results(out / BASE / "evaluation")["config"]["gen_kwargs"]
+    assert used["max_new_tokens"] == 4
+    with pytest.raises(ValueError, match="other settings"):
+        main([*arguments, "--overrides", "--max_steps 2"])
+    (folder / "sft" / "more.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match="on other data"):
+        main(arguments)
+
+
+def test_time_of_a_resumed_training_is_unknown(parts, trained):
+    """What the trainer logs is the time since the checkpoint."""
+    folder, arguments = parts
+    checkpoint = folder / "out" / "dpo-seed0" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    for name in ("trainer_state.json", "adapter_model.safetensors"):
+        (checkpoint / name).write_text("{}")
+    main(arguments)
+    with (folder / "out" / "table.csv").open() as file:
+        minutes = {row["arm"]: row["minutes"] for row in csv.DictReader(file)}
+    assert minutes == {"base": "", "sft": "1.5", "dpo": "", "grpo": "1.5"}
+
+
+def test_what_cannot_be_compared_is_refused(parts):
+    folder, _ = parts
+    arm = folder / "sft.yaml"
+    with pytest.raises(ValueError, match="names must be there and differ"):
+        plan(ComparisonSettings(arms=[str(arm), str(arm)]), ROOT)
+    (folder / "tars.yaml").write_text("model: another/one\n")
+    with pytest.raises(ValueError, match="different models"):
+        plan(ComparisonSettings(arms=[str(arm), str(folder / "tars.yaml")]), ROOT)
+    (folder / "best.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"'best', is no method.*such as grpo_best\.yaml"):
+        plan(ComparisonSettings(arms=[str(folder / "best.yaml")]), ROOT)
+    (run,) = plan(ComparisonSettings(arms=[str(arm.rename(folder / "dpo_x.yaml"))], seeds=[0]), ROOT)
+    assert run.command[2].endswith("dpo.py")
+    arm.write_text("dataset: runs/not/there\n")
+    with pytest.raises(ValueError, match=r"Build it with recipes/build_preferences\.py"):
+        plan(ComparisonSettings(arms=[str(arm)]), ROOT)
+
+
+@pytest.mark.slow
+def test_whole_runs(parts, capsys):
+    """SFT, DPO and GRPO through their recipes and `accelerate launch`, one step each, then the table."""
+    folder, arguments = parts
+    main(arguments)
+    printed = capsys.readouterr().out
+    assert all(f"| {name} | 1 |" in printed for name in ("sft", "dpo", "grpo")) and "| base |" in printed
+    assert (folder / "out" / "table.md").read_text() in printed
+    for arm in ("sft", "dpo", "grpo"):
+        run = folder / "out" / f"{arm}-seed0"
+        result = json.loads((run / "result.json").read_text())
+        assert len(result["speech"]) == len(result["text"]) == 4
+        assert {name: len(lines) for name, lines in read_samples(run / "evaluation").items()} == {
+            "questions_speech": 4,
+            "questions_text": 4,
+        }
+        assert (run / "adapter_config.json").is_file() and (run / "trainable.json").is_file()
+    assert (folder / "out" / "table.png").stat().st_size > 5000

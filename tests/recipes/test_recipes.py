@@ -1,0 +1,89 @@
+"""Recipes as a user meets them: every YAML parses strictly, and the launch line trains on files alone."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+from tars_trl import TARSGRPOConfig
+from tars_trl.settings import ModelAndData, parse
+from tests.conftest import ROOT, questions
+
+TARS_YAMLS = sorted((ROOT / "recipes").glob("*_*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", TARS_YAMLS, ids=lambda path: "/".join(path.parts[-2:]))
+def test_yaml_parses(path, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)  # bf16 on any machine
+    # The paper's 64 completions a step come from 8 processes; here is one.
+    text = yaml.safe_load(path.read_text())
+    batch = text.get("per_device_train_batch_size", 8) * text.get("gradient_accumulation_steps", 1)
+    whole = [] if batch % text.get("num_generations", 8) == 0 else ["--gradient_accumulation_steps", "32"]
+    run, config = parse(ModelAndData, TARSGRPOConfig, args=["--config", str(path), *whole])
+    assert run.model and config.output_dir.startswith("runs/")
+
+
+@pytest.mark.parametrize("path", TARS_YAMLS, ids=lambda path: "/".join(path.parts[-2:]))
+def test_yaml_header(path):
+    """What it is, hardware, launch line and override line; the launch line names files that exist."""
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for word in ("Hardware:", "Launch:", "Override:"):
+        assert any(line.startswith(f"# {word}") for line in header), word
+    (launch,) = [line for line in header if line.startswith("# Launch:")]
+    named = [word for word in launch.split() if word.startswith("recipes/")]
+    assert str(path.relative_to(ROOT)) in named and all((ROOT / word).exists() for word in named)
+
+
+def test_accelerate_configs_are_known_to_accelerate():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    for path in (ROOT / "recipes" / "accelerate").glob("*.yaml"):
+        assert load_config_from_file(str(path)).num_processes >= 1, path
+
+
+def test_launch_line_trains_and_saves(tiny, tmp_path, embedder_folder):
+    """`accelerate launch` of the recipe, on a folder model and a folder of questions; what it leaves opens again."""
+    model, processor = tiny
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    questions(4).to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1",
+               "recipes/tars_qwen_omni.py", "--config=recipes/qwen2_5_omni/demo.yaml",
+               "--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out",
+               "--behavior_model", embedder_folder, "--max_steps", "2", "--per_device_train_batch_size", "8",
+               "--max_completion_length", "8", "--bf16", "false", "--save_strategy", "steps", "--save_steps", "1",
+               "--logging_steps", "1", "--report_to", "none"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+
+    def launch(*more):
+        done = subprocess.run([*map(str, command), *more], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done
+
+    done = launch()
+    assert "language model, LoRA" in done.stdout
+    loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert PeftModel.from_pretrained(loaded, tmp_path / "out").peft_config["default"].r == 8
+    assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer.padding_side == "left"
+    for name in ("trainer_state.json", "trainable.json", "completions/completions_00002.parquet"):
+        assert (tmp_path / "out" / name).exists(), name
+    resumed = launch("--resume_from_checkpoint", "last", "--max_steps", "3")
+    assert "3/3" in resumed.stderr
+
+
+def test_import_is_light():
+    """`import tars_trl` loads neither torch nor TRL, and everything public can be imported by name."""
+    code = (
+        "import sys, tars_trl; assert not {'torch', 'trl', 'transformers'} & set(sys.modules); print(tars_trl.__all__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    import tars_trl
+
+    assert all(getattr(tars_trl, name) for name in tars_trl.__all__)

@@ -1,0 +1,181 @@
+"""The report: one file, everything inside, everything escaped; opened in a browser where there is one."""
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tars_trl import TARSGRPOConfig
+from tars_trl.evaluation.metrics import paired_result
+from tars_trl.report.html import MOST_BYTES, answers_html, audio_tag, write_report
+from tests.conftest import clip, question
+from tests.report.test_frames import completion, save_completions, save_state
+
+EVIL = "<script>document.title='hacked'</script>\x00 & \x1b[31m"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with all that a report can show; its completions are hostile."""
+    folder = tmp_path / "run & <more>"
+    columns = ("speech/accuracy", "text/accuracy", "speech/reward", "text/reward", "alignment/no_reference")
+    save_state(folder, [{"step": step, **dict.fromkeys(columns, 0.5), "gap/accuracy": 0.0} for step in (1, 2, 3)])
+    save_completions(folder, 1, [completion("speech", "an older step", key="q0", odd_reward=1.0, advantage=0.0)])
+    rows = []
+    for modality in ("speech", "text"):
+        aligned = 0.625 if modality == "speech" else None
+        for text, advantage in (("worse", -0.5), (f"better {modality} {EVIL}", 0.5)):
+            rewards = {"odd_reward": 1.0, "representation_alignment": aligned, "advantage": advantage}
+            rows += [completion(modality, text, key=key, **rewards) for key in ("q0", "q1")]
+    save_completions(folder, 3, rows)
+    result = paired_result([True, False, False], [True, True, True])
+    (folder / "summary.json").write_text(
+        json.dumps({"before": result, "after": result, "seconds": 12.3, "command": "train --a"})
+    )
+    table = [{"component": "language model, LoRA", "parameters": 52224, "trainable": 52224, "dtype": "float32"}]
+    (folder / "trainable.json").write_text(json.dumps(table))
+    settings = TARSGRPOConfig(str(folder), learning_rate=3e-4, bf16=False, use_cpu=True, report_to=[])
+    torch.save(settings, folder / "training_args.bin")
+    stats = {"layers": [0, 1], "means": [0.9, 0.8], "ci_lower": [0.8, 0.7], "ci_upper": [1.0, 0.9]}
+    (folder / "drift" / "before").mkdir(parents=True)
+    for name in ("layer_stats", "layer_stats_pooled"):
+        (folder / "drift" / "before" / f"{name}.json").write_text(json.dumps(stats))
+    return folder
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and the text; complains about tags that are not closed in order."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], ""
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_everything_is_in_one_file_and_escaped(run, tmp_path):
+    path = write_report(run, tmp_path / "out.html", [question(0)])
+    page = path.read_text()
+    reader = Reader(page)
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    assert headings == [
+        "Before and after", "Training", "Drift between speech and text", "Questions of the last step", "Settings",
+        "Parameters",
+    ]  # fmt: skip
+    kinds = [tag for tag, _ in reader.tags]
+    assert kinds.count("img") == 5 and kinds.count("audio") == 1 and "script" not in kinds and "link" not in kinds
+    for tag, attributes in reader.tags:
+        assert all(value.startswith("data:") for name, value in attributes.items() if name in ("src", "href")), tag
+    assert "http" not in re.sub(r"base64,[^\"]+", "", page)
+    assert html.escape("<script>document.title='hacked'</script>") in page and "<script" not in page
+    assert "\x00" not in page and "\x1b" not in page
+    assert "run & <more>" in reader.text  # the folder's name, escaped in the file
+
+
+def test_samples_settings_and_tables_say_what_the_run_says(run):
+    text = Reader(write_report(run, shown=1).read_text()).text
+    assert (run / "report.html").is_file()
+    assert "better speech" in text and "better text" in text and "worse" not in text and "an older step" not in text
+    assert text.count("best of 2") == 2  # one question, two twins
+    assert text.count("representation_alignment") == 1 and "0.625" in text  # the written twin has no such reward
+    assert "33.3 [6.1, 79.2]" in text and "52,224" in text and "12 s" in text and "train --a" in text
+    assert "learning_rate0.0003" in text and "representation_weight1.0" in text and str(run.parent) not in text
+
+
+def test_a_bare_run_has_a_report_too(tmp_path):
+    save_state(tmp_path, [{"step": 1, "text/accuracy": 0.5, "text/reward": 1.0, "text/clipped_ratio": 0.0}])
+    page = write_report(tmp_path).read_text()
+    assert re.findall("<h2>(.*?)</h2>", page) == ["Training"] and Reader(page).text
+
+
+@pytest.mark.parametrize("logged", ["loss", "text/reward"])
+def test_a_run_without_accuracies_has_a_report(tmp_path, logged):
+    """Of SFT and DPO, or without the accuracy reward: the figures that it has columns for."""
+    save_state(tmp_path, [{"step": step, logged: 1 / step, "entropy": 0.5} for step in (1, 2, 3)])
+    reader = Reader(write_report(tmp_path).read_text())
+    (image,) = [attributes["alt"] for tag, attributes in reader.tags if tag == "img"]
+    assert image == {"loss": "Loss over training", "text/reward": "Reward terms by modality"}[logged]
+
+
+def test_before_and_after_come_from_evaluations_too(tmp_path):
+    """As recipes/evaluate.py leaves them, where execute_notebooks.py looks for them."""
+    save_state(tmp_path, [{"step": 1, "text/accuracy": 0.5}])
+    for name, right in (("before", False), ("after", True)):
+        folder = tmp_path / "evaluation" / name / "model"
+        folder.mkdir(parents=True)
+        pair = paired_result([right, True], [True, True])
+        (folder / "results_1.json").write_text(json.dumps({"pairs": {"demo": pair}, "averages": {}}))
+    text = Reader(write_report(tmp_path).read_text()).text
+    assert "Before and after" in text and text.index("before50.0") < text.index("after100.0")
+
+
+def test_an_open_question_has_no_options():
+    sample = {
+        "key": "q", "question": "Who?", "answer": "Ada", "speech_right": True, "text_right": True,
+        "speech_completion": "Ada.", "text_completion": "Ada.",
+    }  # fmt: skip
+    for options in (None, float("nan")):
+        assert "Who?" in answers_html({**sample, "options": options})
+
+
+def test_clips_keep_their_encoding_unless_large_or_raw():
+    def embedded(audio):
+        kind, data = re.search('src="data:([^;]+);base64,([^"]+)"', audio_tag(audio)).groups()
+        return kind, base64.b64decode(data)
+
+    short = clip(0.5)
+    assert embedded({"bytes": short, "path": None}) == ("audio/wav", short)
+    kind, data = embedded({"bytes": clip(10.0), "path": None})  # 320 kB
+    samples, rate = soundfile.read(io.BytesIO(data))
+    assert kind == "audio/ogg" and len(data) < MOST_BYTES and rate == 16_000 and len(samples) == 160_000
+    assert embedded({"array": np.zeros(1600, "float32"), "sampling_rate": 16_000})[0] == "audio/ogg"
+
+
+def test_answers_of_an_evaluation_side_by_side():
+    sample = {
+        "key": "q", "question": "One < two?", "options": ["yes", "no"], "answer": "A", "speech_right": False,
+        "text_right": True, "speech_completion": "B<b>", "text_completion": "A.",
+    }  # fmt: skip
+    reader = Reader(answers_html(sample, question(0)["audio"]))
+    assert "One < two?\nA. yes\nB. no" in reader.text and "right answer A" in reader.text
+    assert reader.text.index("speech wrong") < reader.text.index("B<b>") < reader.text.index("text right")
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine; apt-get install chromium")
+def test_a_browser_shows_it(run, tmp_path):
+    path = write_report(run, tmp_path / "out.html", [question(0)])
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    shown = tmp_path / "shown.png"
+    options = [f"--screenshot={shown}", "--window-size=1100,3000", "--hide-scrollbars", path.as_uri()]
+    subprocess.run([*command, *options], check=True, capture_output=True, timeout=120)
+    from PIL import Image
+
+    picture = np.asarray(Image.open(shown).convert("RGB")).reshape(-1, 3)
+    assert {(213, 94, 0), (0, 114, 178)} <= {tuple(pixel) for pixel in np.unique(picture, axis=0).tolist()}
+    done = subprocess.run([*command, "--dump-dom", path.as_uri()], check=True, capture_output=True, timeout=120)
+    title = re.search("<title>(.*?)</title>", done.stdout.decode())[1]
+    assert html.unescape(title) == "run & <more>"  # and not "hacked"

@@ -1,0 +1,123 @@
+"""Exports open as what they claim to be and hold what was trained, for every architecture."""
+
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoProcessor, Qwen2_5OmniForConditionalGeneration
+
+from tars_trl.share.export import load_trained, stored_dtype, write_export, write_omni
+from tests.models import tiny_phi4
+from tests.trained import checkpoint, logits, tiny_omni_folder
+
+
+@pytest.fixture(params=["qwen2_5_omni_thinker", "phi4_multimodal"])
+def run(request, tiny, tmp_path):
+    model, processor = tiny if request.param.startswith("qwen") else tiny_phi4.tiny_random(0)
+    return checkpoint(model, processor, tmp_path)
+
+
+@pytest.fixture
+def omni(tiny, tmp_path):
+    return tiny_omni_folder(*tiny, tmp_path / "omni")
+
+
+def test_adapter_export_is_the_trained_model(run, tmp_path):
+    model, processor = load_trained(run)
+    expected = logits(model)
+    write_export(model, processor, tmp_path / "out", "adapter")
+    again, _ = load_trained(tmp_path / "out")
+    assert isinstance(again, PeftModel)
+    torch.testing.assert_close(logits(again), expected, rtol=0, atol=0)
+
+
+def test_merged_export_is_the_trained_model(run, tmp_path):
+    """It opens by class name and AutoProcessor, without peft, and answers as adapter on base."""
+    model, processor = load_trained(run)
+    expected, untrained = logits(model), logits(load_trained(run.parent / "base")[0])
+    write_export(model, processor, tmp_path / "out", "merged")
+    names = AutoConfig.from_pretrained(tmp_path / "out").architectures
+    merged = getattr(transformers, names[0]).from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logits(merged), expected, rtol=0, atol=1e-5)  # measured: 1.5e-6
+    assert (expected - untrained).abs().max() > 1e-2
+    again = AutoProcessor.from_pretrained(tmp_path / "out").tokenizer
+    assert again("What is one plus two?").input_ids == processor.tokenizer("What is one plus two?").input_ids
+
+
+def test_merged_export_in_another_type(run, tmp_path):
+    model, processor = load_trained(run)
+    write_export(model, processor, tmp_path / "out", "merged", dtype="bfloat16")
+    assert stored_dtype(tmp_path / "out") == "bfloat16" and stored_dtype(run.parent / "base") == "float32"
+    assert AutoConfig.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
+
+
+def test_omni_export_holds_the_trained_thinker_and_all_else_as_it_was(tiny, omni, tmp_path):
+    """Same files and keys; AutoConfig, the whole Omni and the thinker class open it and find the trained thinker."""
+    run = checkpoint(*tiny, tmp_path)
+    model, processor = load_trained(run)
+    expected = logits(model)
+    write_export(model, processor, tmp_path / "out", "omni", omni=str(omni))
+
+    left = {path.name for path in omni.iterdir()} - {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"README.md"}
+    shards = sorted(omni.glob("*.safetensors"))
+    assert len(shards) > 1
+    changed = set()
+    for shard in shards:
+        before, after = load_file(shard), load_file(tmp_path / "out" / shard.name)
+        assert before.keys() == after.keys()
+        changed |= {name for name in before if not torch.equal(before[name], after[name])}
+    linears = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    assert changed == {f"thinker.model.layers.{n}.{part}.{linear}.weight"
+                       for n in range(3) for linear in linears
+                       for part in ["mlp" if "attn" not in linear and linear[0] in "gud" else "self_attn"]}  # fmt: skip
+
+    assert AutoConfig.from_pretrained(tmp_path / "out").model_type == "qwen2_5_omni"
+    thinker = load_trained(tmp_path / "out")[0]
+    torch.testing.assert_close(logits(thinker), expected, rtol=0, atol=1e-5)
+    whole = Qwen2_5OmniForConditionalGeneration.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logits(whole.thinker), expected, rtol=0, atol=1e-5)
+    original = Qwen2_5OmniForConditionalGeneration.from_pretrained(omni)
+    for name, tensor in original.talker.state_dict().items():
+        assert torch.equal(whole.talker.state_dict()[name], tensor), name
+
+
+def test_omni_keeps_its_type(tiny, omni, tmp_path):
+    """The original's weights decide the type, tensor by tensor."""
+    for shard in omni.glob("*.safetensors"):
+        save_file({name: t.bfloat16() for name, t in load_file(shard).items()}, shard, metadata={"format": "pt"})
+    model, _ = tiny
+    model.save_pretrained(tmp_path / "thinker")
+    write_omni(tmp_path / "thinker", omni, tmp_path / "out")
+    for shard in (tmp_path / "out").glob("*.safetensors"):
+        with safe_open(shard, "pt") as opened:
+            assert {opened.get_slice(name).get_dtype() for name in opened.keys()} == {"BF16"}  # noqa: SIM118
+
+
+def test_omni_of_another_model_is_refused(tiny, omni, tmp_path):
+    from tiny_omni import tiny_random
+
+    for name, sizes, message in (
+        ("smaller", {"layers": 2}, "thinker.model.layers.2.* has no counterpart"),
+        ("larger", {"layers": 4}, "tensors of the trained thinker have no place .* thinker.model.layers.3"),
+        ("wider", {"intermediate": 320}, "has shape .*256.* and .*320.* in the trained"),
+    ):
+        tiny_random(0, **sizes)[0].save_pretrained(tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            write_omni(tmp_path / name, omni, tmp_path / f"out-{name}")
+
+
+def test_exports_that_cannot_be_are_refused(run, tmp_path):
+    model, processor = load_trained(run)
+    whole, _ = load_trained(run.parent / "base")
+    with pytest.raises(ValueError, match="format='gguf' is not known"):
+        write_export(model, processor, tmp_path / "out", "gguf")
+    with pytest.raises(ValueError, match="'adapter' was asked of a whole model"):
+        write_export(whole, processor, tmp_path / "out", "adapter")
+    with pytest.raises(ValueError, match="output=.* holds files already"):
+        write_export(model, processor, run, "merged")
+    with pytest.raises(ValueError, match="format='omni' with base=None"):
+        write_export(whole, processor, tmp_path / "out", "omni")
+    assert not (tmp_path / "out").exists()

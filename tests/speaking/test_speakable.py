@@ -1,0 +1,192 @@
+"""Questions in words, and what cannot be said."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tars_trl.speaking.speakable import name_blanks, spoken_form, without_labels
+from tars_trl.speaking.words import Unspeakable, in_words, plain
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("It is $5.50, $3 million or $1.", "It is five dollars and fifty cents, three million dollars or one dollar."),
+        ("Heat 2 kg to 25°C.", "Heat two kilograms to twenty-five degrees Celsius."),
+        ("It moves at 3 m/s² for 1 km.", "It moves at three meters per second squared for one kilometer."),
+        ("A bar of 21 m and 1.5 cm.", "A bar of twenty-one meters and one point five centimeters."),
+        ("In 1995, the 1990s", "In nineteen ninety-five, the nineteen nineties"),
+        ("The war of 1914–1918", "The war of nineteen fourteen to nineteen eighteen"),
+        ("x² + 3x − 4 = 0", "x squared plus three x minus four equals zero"),
+        ("10^-5 and x^3", "ten to the power of minus five and x cubed"),
+        (r"$\frac{1}{2}x$ and \(\pi \times 2\)", "one over two x and pi times two"),
+        ("1/2 of it, 3/4 of it, 5/8 of it", "one half of it, three quarters of it, five over eight of it"),
+        ("50% at 3:05 or 4:00", "fifty percent at three oh five or four o'clock"),
+        ("The 21st of 1,234,000", "The twenty-first of one million two hundred and thirty-four thousand"),
+        ("e.g. Dr. No vs. the U.S.", "for example Doctor No versus the U S"),
+        ("World War II, Type I", "World War two, Type one"),
+        ("H2O and C6H12O6, not NaCl", "H two O and C six H twelve O six, not NaCl"),
+        ("λ = 5 nm; Δ", "lambda equals five nanometers; delta"),
+        ("-5 or 3 - 2, a well-known X-ray", "minus five or three minus two, a well-known X-ray"),
+        ("his/her and/or f(x)", "his or her and or f of x"),
+        ("pulse 70/min, 90mmol/l", "pulse seventy per minute, ninety millimoles per liter"),
+        ("who uses I/me/my or a/an", "who uses I or me or my or a or an"),
+        ("“Quoted” (aside) **bold**", "Quoted, aside, bold"),
+        ("5 in total, 007, .5", "five in total, zero zero seven, zero point five"),
+        ("$6$ of $a + b$ for $5 and $7", "six of a plus b for five dollars and seven dollars"),
+        ("test\u2013retest, x-4, ~5, ~Bje \u2228 -i", "test-retest, x minus four, about five, not Bje or minus i"),
+        ("one\x80\x99s 2 x 10^8 words\x80\x94said", "one's two times ten to the power of eight words, said"),
+        ("the 5\u2032 end of \u2013Q", "the five prime end of minus Q"),
+    ],
+)  # fmt: skip
+def test_in_words(written, said):
+    assert in_words(written) == said
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("What is 7-4? What is 5 – 3?", "What is seven minus four? What is five minus three?"),
+        ("20-4*3", "twenty minus four times three"),
+        ("What is 9-4-2?", "What is nine minus four minus two?"),
+        ("f(x) = 2x-3, n-1, 2-x", "f of x equals two x minus three, n minus one, two minus x"),
+        ("solve x^2-3=0 and y = x-z", "solve x squared minus three equals zero and y equals x minus z"),
+        ("x-(y+1)", "x minus, y plus one"),
+        ("100-37 = ?", "one hundred minus thirty-seven equals?"),
+        ("in 1914-1918 and 1914-18", "in nineteen fourteen to nineteen eighteen and nineteen fourteen to eighteen"),
+        ("pages 10-12, a range of 1-5", "pages ten to twelve, a range of one to five"),
+        ("10-12 years, 10 - 12 months", "ten to twelve years, ten to twelve months"),
+        ("10%–20%, 5-10 kg, 10-15%", "ten percent to twenty percent, five to ten kilograms, ten to fifteen percent"),
+        ("$10-$20, $10-20 million", "ten dollars to twenty dollars, ten to twenty million dollars"),
+        ("a 5-4 decision", "a five to four decision"),
+        ("the 5'-3' strand", "the five prime to three prime strand"),
+        ("C-14 is a 3-D, 4-year-old p-value", "C-fourteen is a three-D, four-year-old p-value"),
+        ("Freud - the father, vitamin C - a nutrient", "Freud, the father, vitamin C, a nutrient"),
+        ("profit = revenue - cost", "profit equals revenue minus cost"),
+        ("10⁻⁵ and SO₄²⁻", "ten to the power of minus five and SO four two minus"),
+        ("x/y, 3x/4, dy/dx, (a+b)/2", "x over y, three x over four, dy over dx, a plus b, over two"),
+        ("3 / 4 of 2 1/2 and 2½", "three quarters of two and one half and two and one half"),
+        ("5 g/mol at 9.8 m/s2", "five grams per mole at nine point eight meters per second squared"),
+        ("in g/cm3 or m/s", "in grams per centimeter cubed or meters per second"),
+        ("60 miles/hour, 10 mg/day, $3/kg",
+         "sixty miles per hour, ten milligrams per day, three dollars per kilogram"),
+        ("he/she, month/year, TCP/IP", "he or she, month or year, TCP or IP"),
+        ("In 1924, J. Edgar Hoover", "In nineteen twenty-four, J. Edgar Hoover"),
+        ("In 1924 J. Edgar Hoover", "In nineteen twenty-four J. Edgar Hoover"),
+        ("In 2000, W. Bush", "In two thousand, W. Bush"),
+        ("Section 4 K, 1,000 J and 5.5 V", "Section four K, one thousand joules and five point five volts"),
+    ],
+)  # fmt: skip
+def test_a_hyphen_and_a_slash_say_what_they_mean(written, said):
+    assert in_words(written) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("10-12", "100-37", "2 - 3", "7-4-2", "2020-05-01", "555-1234", "UCC 2-207", "What is 10-12 years?"),
+        *("3 x 10-5 M", "$5-$3", "3,5-7", "2-b", "12/25/2020", "T3/T4", "sin/x", "8.3 J/(mol K)"),
+    ],
+)
+def test_what_cannot_be_decided_is_refused(text):
+    with pytest.raises(Unspeakable, match="formula: .* may be"):
+        in_words(text)
+
+
+@given(st.integers(0, 999), st.integers(0, 999), st.sampled_from(["-", "–", " - ", " – "]))
+def test_a_difference_is_said_as_one_or_refused(first, second, mark):
+    """Whatever the numbers: never as another number, as if the mark were not there."""
+    parts = [in_words(f"{number} it").removesuffix(" it") for number in (first, second)]
+    assert in_words(f"What is {first}{mark}{second}?") == f"What is {parts[0]} minus {parts[1]}?"
+    for text in (f"{first}{mark}{second}", f"the {first}{mark}{second} years"):
+        try:
+            assert in_words(text).removeprefix("the ").startswith((f"{parts[0]} minus ", f"{parts[0]} to "))
+        except Unspeakable as error:
+            assert error.reason == "formula"
+
+
+def test_blanks_are_named():
+    assert name_blanks("Hume calls __ slow") == "Hume calls what slow"
+    assert name_blanks("_____can fly? A ___.") == "first blank can fly? A second blank."
+    assert name_blanks("___ is to ____ as") == "first blank is to second blank as"
+
+
+def test_labels_go_only_if_every_option_has_its_own():
+    assert without_labels(["A. red", "(B) green", "C: blue"]) == ["red", "green", "blue"]
+    assert without_labels(["A. red", "green"]) == ["A. red", "green"]
+    assert without_labels(["A. Lincoln", "A. Smith"]) == ["A. Lincoln", "A. Smith"]
+
+
+def test_spoken_form_in_the_published_shape():
+    form = spoken_form("Hume describes reason as:", ["cool and disengaged", "100 % hot"])
+    assert form.prompt_for_tts == "Hume describes reason as:\n\nOption A: cool and disengaged\nOption B: 100 % hot"
+    assert form.words == "Hume describes reason as.\nOption A: cool and disengaged.\nOption B: one hundred percent hot."
+    heard = "hume describes reason as option a cool and disengaged option b one hundred percent hot"
+    assert form.prompt_for_tts_tn == heard == plain(form.words)
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "reason"),
+    [
+        ("Look at the figure below. What is it?", ["a", "b"], "reference"),
+        ("As shown in Figure 3, what is it?", ["a", "b"], "reference"),
+        ("| a | b |\n|---|---|\n| 1 | 2 |", ["a", "b"], "table"),
+        ("What does ```print(1)``` do?", ["a", "b"], "code"),
+        ("int x = 1;\nprint(x);\n", ["a", "b"], "code"),
+        (r"What is \int x dx?", ["a", "b"], "formula"),
+        (r"What is $\weird{x}$?", ["a", "b"], "formula"),
+        ("a = b + c * d - e / f + g = h", ["a", "b"], "formula"),
+        ("What does 日本 mean?", ["a", "b"], "script"),
+        ("word " * 500, ["a", "b"], "too long"),
+        ("Which?", [f"number {n}" for n in range(27)], "too long"),
+        ("Which?", ["2", "two"], "same options"),
+        ("Which?", ["red", " "], "no text"),
+        ("...", ["red", "blue"], "no text"),
+    ],
+)
+def test_what_cannot_be_said(question, options, reason):
+    with pytest.raises(Unspeakable) as error:
+        spoken_form(question, options)
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("According to Table 1, what is it?", "Refer to Figure 2. What is it?", "Figure 3 shows a cell. What is it?"),
+        *("According to the graph, what is it?", "In the diagram, what is it?", "Use the diagram to answer."),
+        *("Based on the passage, what is it?", "The table lists costs. What is it?", "Who is in the picture?"),
+        *("What is the area of the shaded region?", "What does the underlined word mean?", "Look at the map."),
+        *("Study the bar graph and answer.", "The bar graph shows costs.", "The author of this passage is the"),
+        *("What is the main idea of the passage?", "Which cell is pictured below?", "On the chart, what is it?"),
+        *("Using the table, find it.", "What is shown in the figure?", "What can be learned from the passage?"),
+    ],
+)  # fmt: skip
+def test_what_refers_to_something_shown_is_dropped(text):
+    with pytest.raises(Unspeakable) as error:
+        spoken_form(text, ["wood", "stone"])
+    assert error.value.reason == "reference"
+
+
+@pytest.mark.parametrize(
+    "innocent",
+    [
+        *("Who painted the picture?", "What is a table made of?", "She maps the graph of y."),
+        *("The wooden table costs more than the chair.", "They figure out the answer.", "He is a public figure."),
+        *("Where in the table of elements is gold?", "Elements in the periodic table", "A job in the picture industry"),
+        *("She put it on the table.", "Change came with the passage of time.", "He made man in the image of God."),
+        *("According to the code of conduct, who pays?", "Following the map, they walked.", "The table was set for 5."),
+        *("The passage of the bill led to", "What figure of speech is this?", "We read the passage aloud."),
+        *("On the map of Europe, France is large.", "Using a map, sailors find", "Which chart type suits parts?"),
+    ],
+)  # fmt: skip
+def test_a_word_alone_is_no_figure(innocent):
+    assert spoken_form(innocent, ["wood", "stone"]).words
+
+
+def test_a_passage_that_comes_with_the_question_is_read_with_it():
+    assert spoken_form("Tom went home. " * 20 + "According to the passage, who went home?", ["Tom", "Ann"]).words
+
+
+def test_the_options_of_a_spoken_form_are_bare():
+    assert spoken_form("Which one?", [" A. Paris ", "B. Rome"]).options == ["Paris", "Rome"]

@@ -1,0 +1,202 @@
+"""Engines: a loopback server for the HTTP engine, and whatever real engines this machine has."""
+
+import json
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from tars_trl.speaking import http_voices as http_engine
+from tars_trl.speaking.clips import clip_problem, encoded
+from tars_trl.speaking.http_voices import HttpEngine
+from tars_trl.speaking.voices import LOCAL_ENGINES, EngineError, Kokoro, Refused, split_voice
+from tests.speaking.tones import RATE, Tones
+
+WAVE = Tones().speak("hello", "plain", 1.0)[0]
+SPOKEN = (200, encoded(WAVE, "flac"), {})
+
+
+class Server:
+    """Answers with `answers` one after the other, the last one for ever, and notes what it is asked."""
+
+    def __init__(self):
+        self.answers, self.requests, self.headers = [SPOKEN], [], []
+        self.release = threading.Event()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                server.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                server.headers.append(dict(self.headers))
+                answer = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
+                if answer == "hang":
+                    server.release.wait(30)
+                if isinstance(answer, str):
+                    return  # closes the connection without a word
+                status, body, headers = answer
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1/audio/speech"
+        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self.thread.start()
+
+    def close(self):
+        self.release.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+@pytest.fixture
+def server():
+    started = Server()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes only when somebody sleeps: {"now": seconds, "slept": each sleep above 0}."""
+    state = {"now": 100.0, "slept": []}
+
+    def sleep(seconds):
+        state["now"] += seconds
+        if seconds > 0:
+            state["slept"].append(round(seconds, 6))
+
+    monkeypatch.setattr(http_engine.time, "sleep", sleep)
+    monkeypatch.setattr(http_engine.time, "monotonic", lambda: state["now"])
+    return state
+
+
+def test_body_is_filled_in_and_the_answer_decoded(server):
+    body = {"model": "m", "input": "<{text}>", "voice": "{voice}", "options": [{"speed": "{pace}", "keep": "{other}"}]}
+    samples, rate = HttpEngine(server.url, body).speak("Say {voice}.", "ann", 1.25)
+    np.testing.assert_allclose(samples, WAVE, atol=1e-4)  # 16 bits
+    assert rate == RATE
+    expected = {
+        "model": "m",
+        "input": "<Say {voice}.>",
+        "voice": "ann",
+        "options": [{"speed": 1.25, "keep": "{other}"}],
+    }
+    assert server.requests == [expected]
+
+
+def test_passing_failures_are_retried_with_growing_waits(server, clock):
+    server.answers = [(503, b"busy", {}), (429, b"", {"Retry-After": "7"}), "drop", SPOKEN]
+    assert len(HttpEngine(server.url, backoff=0.5).speak("a", "v", 1.0)[0]) == len(WAVE)
+    assert len(server.requests) == 4
+    assert clock["slept"] == [0.5, 7, 2.0]
+
+
+def test_a_server_that_stays_away_ends_the_run(server, clock):
+    server.answers = [(503, b"still busy", {})]
+    with pytest.raises(EngineError, match="no speech in 3 tries.*status 503, still busy.*what is finished is kept"):
+        HttpEngine(server.url, tries=3).speak("a", "v", 1.0)
+    assert len(server.requests) == 3
+    assert clock["slept"] == [1, 2]  # none after the last try
+
+
+def test_a_server_that_hangs_is_given_up(server, clock):
+    server.answers = ["hang", SPOKEN]
+    assert len(HttpEngine(server.url, timeout=0.2).speak("a", "v", 1.0)[0]) == len(WAVE)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        ((422, b"bad text", {}), Refused, "status 422, bad text"),
+        ((401, b"no", {}), EngineError, "status 401"),
+        ((302, b"", {"Location": "http://127.0.0.1:9/"}), EngineError, "status 302"),
+        ((200, b"<html>", {}), EngineError, "no audio file but b'<html>'"),
+    ],
+)
+def test_lasting_failures_are_not_retried(server, clock, monkeypatch, answer, error, message):
+    monkeypatch.setenv("TTS_TOKEN", "secret-token")
+    server.answers = [answer]
+    with pytest.raises(error, match=message) as raised:
+        HttpEngine(server.url, token_variable="TTS_TOKEN").speak("a", "v", 1.0)
+    assert len(server.requests) == 1
+    assert server.headers[0]["Authorization"] == "Bearer secret-token"
+    assert "secret-token" not in str(raised.value)
+
+
+def test_rate_limit(server, clock):
+    engine = HttpEngine(server.url, requests_per_second=4)
+    for _ in range(5):
+        engine.speak("a", "v", 1.0)
+    assert clock["now"] - 100 == pytest.approx(1.0)  # the first goes at once, each further one a quarter later
+    clock["now"] += 60
+    engine.speak("a", "v", 1.0)
+    engine.speak("a", "v", 1.0)
+    assert clock["slept"] == [0.25] * 5  # an idle minute neither costs nor saves anything
+
+
+def test_check_asks_once_and_names_the_voice(server, clock):
+    server.answers = [(400, b"no voice bob", {})]
+    with pytest.raises(EngineError, match="http:bob.*no voice bob.*body's fields"):
+        HttpEngine(server.url).check("bob")
+
+
+def test_settings_that_cannot_work():
+    for settings in ({"url": "localhost:80"}, {"tries": 0}, {"timeout": 0}, {"requests_per_second": 0}):
+        with pytest.raises(EngineError):
+            HttpEngine(**{"url": "http://127.0.0.1/", **settings})
+    with pytest.raises(EngineError, match="token_variable='NOWHERE_SET'"):
+        HttpEngine("http://127.0.0.1:9/", token_variable="NOWHERE_SET").speak("a", "v", 1.0)
+
+
+def test_voice_names():
+    assert split_voice("espeak-ng:en-us+f3") == ("espeak-ng", "en-us+f3")
+    assert split_voice("piper:/a/b:c.onnx") == ("piper", "/a/b:c.onnx")
+    for name in ("slt", "flite:", ":slt"):
+        with pytest.raises(EngineError, match="engine:voice"):
+            split_voice(name)
+
+
+@pytest.mark.parametrize("program", ["flite", "espeak-ng"])
+def test_a_program_that_is_not_there(program, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(EngineError, match=f"there is no {program}.*apt-get install"):
+        LOCAL_ENGINES[program].check("x")
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(EngineError, match="no file .*model.onnx"):
+        Kokoro(str(tmp_path)).check("af_heart")
+
+
+ENGINES = {**LOCAL_ENGINES, "kokoro": Kokoro(os.environ.get("TARS_TEST_KOKORO", "no-folder"))}
+REAL_VOICES = ["flite:slt", "flite:rms", "espeak-ng:en-us", "espeak-ng:en-gb+f3", "hibari:heart", "kokoro:bf_emma"]
+REAL_VOICES += [f"piper:{os.environ.get('TARS_TEST_PIPER', 'no-voice.onnx')}"]
+
+
+@pytest.mark.parametrize("voice", REAL_VOICES, ids=lambda voice: voice.partition(":")[0] + voice[-3:])
+def test_a_real_voice_speaks_repeatably_and_keeps_its_pace(voice):
+    engine, name = split_voice(voice)
+    try:
+        ENGINES[engine].check(name)
+    except EngineError as error:
+        if not any(words in str(error) for words in ("there is no", "cannot be imported")):
+            raise  # it is installed: then it has to work
+        pytest.skip(str(error))
+    with pytest.raises(EngineError, match="Name one|there is no file"):
+        ENGINES[engine].check("nobody")
+    text = "Which planet is the third one from the Sun? Option A: Mars. Option B: Earth."
+    samples, rate = ENGINES[engine].speak(text, name, 1.0)
+    again, _ = ENGINES[engine].speak(text, name, 1.0)
+    faster, _ = ENGINES[engine].speak(text, name, 1.25)
+    np.testing.assert_array_equal(samples, again)
+    assert clip_problem(samples, rate, text) is None
+    assert 0.7 < len(faster) / len(samples) < 0.9
