@@ -10,5 +10,7 @@ Rollouts are sampled by transformers: vLLM has no native Phi-4-multimodal.
 
 from tars_qwen_omni import main
 
+from tars_trl.settings import run
+
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,90 +1,262 @@
-"""Command lines of the recipes: a YAML file and overrides, parsed strictly into dataclasses."""
+"""One vocabulary of settings: fields that check themselves, and YAML files and command lines parsed into them.
 
+A command's settings are a dataclass of `setting` fields; what several commands have is in the base classes at the end,
+with one name, one default and one help text. `check` runs when an instance is made, wherever its values come from.
+"""
+
+import argparse
 import dataclasses
+import difflib
+import math
 import sys
 import types
 import typing
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from trl import TrlParser
+
+from .errors import SettingError
+
+SHOWN_ERRORS = (ValueError, OSError, ImportError)
+"""What `run` shows as a sentence; anything else is a fault of the program and keeps its traceback."""
 
 
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with its help text for the command line."""
-    return field(default=default, metadata={"help": help})
+# ---- Fields --------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class ModelAndData:
-    """Which model is trained on which questions. Everything else is in `TARSGRPOConfig`."""
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be beside of its field's type. None values of optional fields are not looked at."""
 
-    model: str = setting("Qwen/Qwen2.5-Omni-7B", "Speech LLM: hub id or folder.")
-    model_revision: str | None = setting(None, "Revision of the model on the hub.")
-    dtype: str = setting("bfloat16", "Type its weights are loaded in: bfloat16, float16, float32 or auto.")
-    attn_implementation: str | None = setting(None, "Attention: sdpa, flash_attention_2, eager; None for its default.")
-    dataset: str = setting("yuantuo666/MMLU_FULL-full_train_hf_format.merged.v1", "Questions: hub id, folder or file.")
-    split: str = setting("train", "Split to train on.")
-    limit: int | None = setting(None, "Train on this many questions only, drawn by seed.")
-    eval_dataset: str | None = setting(None, "Questions for `eval_strategy`: hub id, folder or file.")
-    eval_split: str = setting("test", "Split to evaluate on.")
-    eval_limit: int | None = setting(None, "Evaluate on this many questions only, drawn by seed.")
-    system_prompt: str | None = setting(None, "System prompt of rows that bring none; None for the method's.")
+    least: float | None = None
+    """Smallest number allowed."""
+    above: float | None = None
+    """Numbers have to be larger than this one."""
+    most: float | None = None
+    """Largest number allowed."""
+    choices: tuple[str, ...] = ()
+    """The texts that are allowed; of a list, as its items."""
+    required: bool = False
+    """Whether None or nothing at all is refused."""
 
 
-def parse(*classes: type, args: Sequence[str] | None = None) -> tuple[Any, ...]:
+def setting(default: Any, help: str, *, positional: bool = False, **rule: Any) -> Any:
+    """A dataclass field with its help text and what its value must be.
+
+    Args:
+        default: the field's default; a list is copied for each instance.
+        help: whole sentences: what it is, its unit, its scope (per device, per process, per step), its source.
+        positional: it may be given on the command line without its name, as the first word.
+        rule: arguments of `Rule`.
+    """
+    metadata = {"help": help.replace("%", "%%"), "rule": Rule(**rule), "positional": positional}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def check(settings: Any, inherited: dict[str, Rule] | None = None) -> None:
+    """Refuse what a field of a dataclass instance cannot hold; split lists that are written as `a,b`.
+
+    Args:
+        settings: an instance whose `setting` fields are checked. Other fields (of TRL and transformers) must not be NaN
+            or infinite.
+        inherited: rules for such other fields, by name.
+
+    Raises:
+        SettingError: the first field that cannot work: its name and value, why, and what to give instead.
+    """
+    hints = typing.get_type_hints(type(settings))
+    for described in dataclasses.fields(settings):
+        name, rule = described.name, described.metadata.get("rule")
+        value = getattr(settings, name, None)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingError(f"{name}={value!r} is not a finite number. Give one, or leave it out.")
+        if rule is None:
+            if inherited and name in inherited and value is not None:
+                _check_value(name, value, inherited[name])
+            continue
+        if typing.get_origin(_without_none(hints[name])) is list and isinstance(value, str | list):
+            value = _listed(value)
+            setattr(settings, name, value)
+        if rule.required and (value is None or value in ("", [])):
+            raise SettingError(f"{name} is not given, and nothing can be done without it. Pass --{name}.")
+        if not fits(value, hints[name]):
+            raise SettingError(f"{name}={value!r} is a {type(value).__name__}. Give {_in_words(hints[name])}.")
+        if value is not None:
+            _check_value(name, value, rule)
+
+
+def _check_value(name: str, value: Any, rule: Rule) -> None:
+    for item in value if isinstance(value, list) else [value]:
+        if rule.choices and isinstance(item, str) and item not in rule.choices:
+            raise SettingError(f"{name}={item!r} is not a choice. Use one of {', '.join(rule.choices)}.")
+        if isinstance(item, bool) or not isinstance(item, int | float):
+            continue
+        limits = [f"{rule.least:g} or more"] if rule.least is not None else []
+        limits += [f"more than {rule.above:g}"] if rule.above is not None else []
+        limits += [f"at most {rule.most:g}"] if rule.most is not None else []
+        low = (rule.least is not None and item < rule.least) or (rule.above is not None and item <= rule.above)
+        if low or (rule.most is not None and item > rule.most):
+            raise SettingError(f"{name}={item!r} is out of range. Give {' and '.join(limits)}.")
+
+
+def _listed(value: str | list) -> list:
+    parts = [value] if isinstance(value, str) else value
+    split = [part.split(",") if isinstance(part, str) else [part] for part in parts]
+    return [item.strip() if isinstance(item, str) else item for items in split for item in items if item != ""]
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not types.NoneType]
+        return options[0] if len(options) == 1 else hint
+    return hint
+
+
+def _in_words(hint: Any) -> str:
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", types.NoneType: "nothing"}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_in_words(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is list:
+        return f"a list, each item {_in_words(typing.get_args(hint)[0])}"
+    return words.get(hint, str(hint).replace("typing.", ""))
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type hint; a whole number is a number, True is none."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return value in typing.get_args(hint)
+    if typing.get_origin(hint) is list:
+        return isinstance(value, list) and all(fits(item, typing.get_args(hint)[0]) for item in value)
+    if hint in (int, float):
+        return isinstance(value, (int, float)[: 1 + (hint is float)]) and not isinstance(value, bool)
+    plain = typing.get_origin(hint) or hint
+    if isinstance(plain, type) and issubclass(plain, str):  # also enumerations of strings
+        return isinstance(value, str)
+    return not isinstance(plain, type) or isinstance(value, plain)
+
+
+# ---- Files and command lines ---------------------------------------------------------------------------------------
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Run a command's `main`; what it refuses is shown as a sentence, and with `--debug` as a traceback."""
+    words = sys.argv
+    debug = [n for n, w in enumerate(words) if w == "--debug" and (n + 1 == len(words) or words[n + 1][:2] == "--")]
+    for place in debug:  # transformers has a setting of this name, which takes a value
+        del words[place]
+    try:
+        main()
+    except SHOWN_ERRORS as error:
+        if debug:
+            raise
+        print(f"{Path(words[0]).name}: {error}\n(--debug shows where this comes from.)", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(*classes: type, args: Sequence[str] | None = None, description: str | None = None) -> tuple[Any, ...]:
     """Instances of the dataclasses, from `--config FILE.yaml` and overrides such as `--learning_rate 1e-5`.
 
-    A file may name another one as its `base` (see `read_settings`).
+    A file may name another one as its `base` (see `read_settings`). The first word is the value of the field that is
+    `positional`, where a class has one.
 
     Args:
         classes: dataclasses whose fields are the arguments.
         args: the command line; None for the program's own.
+        description: what `--help` says first, usually the module's `__doc__`.
 
     Raises:
-        ValueError: a key that no dataclass knows, or a YAML value of another type than its field's; the message names
-            the key, what was given and what belongs there.
+        SettingError: a name that no dataclass knows (the nearest one is named), a value of another type than its
+            field's, or one that its field refuses.
     """
-    split = [part for arg in (sys.argv[1:] if args is None else args) for part in _split_config(arg)]
-    parser = TrlParser(list(classes))
-    if "--config" in split[:-1]:
-        place = split.index("--config")
-        path = split[place + 1]
+    from trl import TrlParser
+
+    class Parser(TrlParser):
+        def add_argument(self, *names: str, rule: Any = None, positional: bool = False, **kwargs: Any) -> Any:
+            return super().add_argument(*names, **kwargs)  # what a field's metadata holds for us is not argparse's
+
+        def error(self, message: str) -> typing.NoReturn:
+            raise SettingError(
+                f"{message[0].upper()}{message[1:]}. Correct the command line; --help lists what it takes."
+            )
+
+    given = [part for arg in (sys.argv[1:] if args is None else args) for part in _split_equals(arg)]
+    names = [described.name for cls in classes for described in dataclasses.fields(cls) if described.init]
+    parser = Parser(
+        list(classes),
+        allow_abbrev=False,
+        description=description,
+        formatter_class=_HelpFormatter,
+        conflict_handler="resolve",
+    )
+    positional = [d.name for cls in classes for d in dataclasses.fields(cls) if d.metadata.get("positional")]
+    if positional and given and not given[0].startswith("-"):
+        given.insert(0, f"--{positional[0]}")
+    while "--config" in given[:-1]:
+        place = given.index("--config")
+        path = given[place + 1]
         values = read_settings(path)
         _check_types(values, classes, path)
         parser.set_defaults_with_config(**values)
-        split[place : place + 2] = []
-    return parser.parse_args_into_dataclasses(args=split)
+        del given[place : place + 2]
+    for word in given:
+        name = word[2:].replace("-", "_")
+        # A word with a space in it is a value, such as the arguments of another command.
+        if (
+            word.startswith("--")
+            and " " not in word
+            and not {name, name.removeprefix("no_")} & {*names, "help", "config"}
+        ):
+            raise SettingError(f"{word}: there is no such setting here. {_nearest(name, names)}")
+    return parser.parse_args_into_dataclasses(args=given)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The description as it is written, and every default."""
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """Settings of a YAML file, over those of the file that it names as its `base`, relative to itself, if it does.
 
     Raises:
-        ValueError: the file holds no settings, or is its own base.
+        SettingError: there is no such file, it holds no settings, or it is its own base.
     """
     values: dict[str, Any] = {}
     below, seen = Path(path), set()
     while True:
         seen.add(below.resolve())
-        with below.open(encoding="utf-8") as file:
-            found = yaml.safe_load(file) or {}
-        if not isinstance(found, dict):
-            raise ValueError(f"{below}: it holds a {type(found).__name__}, no settings. Write lines such as `seed: 0`.")
-        base = found.pop("base", None)
-        values = found | values
+        if not below.is_file():
+            raise SettingError(f"{below}: there is no such file of settings. Correct the path.")
+        try:
+            content = yaml.safe_load(below.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise SettingError(f"{below} is no YAML, {' '.join(str(error).split())}. Correct that line.") from error
+        if not isinstance(content, dict):
+            raise SettingError(
+                f"{below}: it holds a {type(content).__name__}, no settings. Write lines like `seed: 0`."
+            )
+        base = content.pop("base", None)
+        values = content | values
         if base is None:
             return values
         below = below.parent / base
         if below.resolve() in seen:
-            raise ValueError(f"{path}: its base {base} leads back to itself. Name a file that ends the chain.")
+            raise SettingError(f"{path}: its base {base} leads back to itself. Name a file that ends the chain.")
 
 
-def _split_config(arg: str) -> list[str]:
-    return arg.split("=", 1) if arg.startswith("--config=") else [arg]
+def _split_equals(arg: str) -> list[str]:
+    return arg.split("=", 1) if arg.startswith("--") and "=" in arg else [arg]
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1)
+    return f"Did you mean {near[0]}?" if near else "Remove it, or correct its name."
 
 
 def _check_types(values: dict[str, Any], classes: Sequence[type], path: str) -> None:
@@ -93,25 +265,98 @@ def _check_types(values: dict[str, Any], classes: Sequence[type], path: str) -> 
         hints |= {field.name: typing.get_type_hints(cls).get(field.name, Any) for field in dataclasses.fields(cls)}
     for name, value in values.items():
         if name not in hints:
-            raise ValueError(f"{path}: {name} is no setting of this recipe. Remove it, or correct its name.")
-        if not _fits(value, hints[name]):
-            wanted = getattr(hints[name], "__name__", str(hints[name]).replace("typing.", ""))
-            raise ValueError(
-                f"{path}: {name}: {value!r} is a {type(value).__name__} where {wanted} belongs. Correct the value "
-                "(YAML reads a bare no, off or yes as true or false, and 1e-5 as text: write 'no' and 1.0e-5)."
+            raise SettingError(f"{path}: {name} is no setting of this recipe. {_nearest(name, list(hints))}")
+        if not fits(value, hints[name]):
+            raise SettingError(
+                f"{path}: {name}: {value!r} is a {type(value).__name__} where {_in_words(hints[name])} belongs. "
+                "Correct it (YAML reads a bare no, off or yes as true or false, and 1e-5 as text: write 'no', 1.0e-5)."
             )
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is typing.Literal:
-        return value in typing.get_args(hint)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    plain = typing.get_origin(hint) or hint
-    if isinstance(plain, type) and issubclass(plain, str):  # also enumerations of strings
-        return isinstance(value, str)
-    return not isinstance(plain, type) or isinstance(value, plain)
+def defaults_of(cls: type) -> dict[str, Any]:
+    """The fields of a dataclass that have a plain default, with it."""
+    return {d.name: d.default for d in dataclasses.fields(cls) if d.default is not MISSING}
+
+
+# ---- What several commands have ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Settings:
+    """Base of a command's settings: checked when made."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass
+class ModelSettings(Settings):
+    """Which model."""
+
+    model: str | None = setting(None, "Speech LLM: hub id or folder.", required=True)
+    model_revision: str | None = setting(
+        None, "Commit, tag or branch of the model on the hub. None: the run's own for an adapter, else its native one."
+    )
+    dtype: str = setting(
+        "auto",
+        "Type the weights are loaded in. auto: as saved; float32 on a CPU, and where the whole model is trained.",
+        choices=("auto", "bfloat16", "float16", "float32"),
+    )
+    attn_implementation: str | None = setting(
+        None, "Attention of transformers: sdpa, flash_attention_2, eager. None: the class's default."
+    )
+
+
+@dataclass
+class AskedModelSettings(ModelSettings):
+    """Which model is asked: `model` may itself be an adapter, which then names its base."""
+
+    adapter: str | None = setting(None, "LoRA adapter for `model`: hub id or folder.")
+    use_cpu: bool = setting(False, "Run on the CPU although there is an accelerator.")
+
+
+@dataclass
+class QuestionSettings(Settings):
+    """Which questions."""
+
+    dataset: str | None = setting(None, "Questions: hub id, folder or file.", required=True)
+    split: str = setting("train", "Split of the questions.")
+    limit: float | None = setting(
+        None,
+        "Use this many questions only, drawn with `seed`; a number below 1 is a share of them. None: all.",
+        above=0,
+    )
+    system_prompt: str | None = setting(
+        None, "System prompt of questions that bring none, the same in both twins. None: the method's; '': none."
+    )
+
+
+@dataclass
+class AudioSettings(Settings):
+    """Which clips are usable."""
+
+    max_audio_seconds: float = setting(
+        30.0,
+        "Longest clip, in seconds. A longer one is refused before anything runs; audio is never truncated.",
+        above=0,
+    )
+    on_bad_audio: str = setting(
+        "refuse",
+        "What to do about clips that cannot be used: `refuse` to start, naming them, or `skip` and count them.",
+        choices=("refuse", "skip"),
+    )
+
+
+@dataclass
+class DecodingSettings(Settings):
+    """How completions are sampled."""
+
+    batch_size: int = setting(8, "Questions in a forward pass, per process.", least=1)
+    max_completion_length: int = setting(1024, "Most tokens of a completion (paper, table 5: 1024).", least=1)
+    temperature: float = setting(0.0, "Of sampling; 0 is greedy decoding.", least=0)
+    top_p: float = setting(
+        1.0, "Nucleus of sampling: the smallest set of tokens with this probability.", above=0, most=1
+    )
+    top_k: int = setting(0, "Most likely tokens to sample from; 0: all.", least=0)
+    repetition_penalty: float = setting(1.0, "Penalty on tokens that occurred before; 1: none.", above=0)
+    seed: int = setting(0, "Of every draw: questions, samples, resamples.", least=0)

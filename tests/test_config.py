@@ -1,7 +1,8 @@
 import pytest
+from training import TrainingSettings
 
 from tars_trl import TARSGRPOConfig
-from tars_trl.settings import ModelAndData, parse
+from tars_trl.settings import parse
 
 
 def config(**settings):
@@ -58,15 +59,17 @@ def test_windows_that_fit():
 
 def yaml(tmp_path, text):
     path = tmp_path / "run.yaml"
-    path.write_text(f"output_dir: {tmp_path}\nper_device_train_batch_size: 8\nreport_to: none\n{text}")
+    path.write_text(
+        f"output_dir: {tmp_path}\nmodel: some\ndataset: rows\nper_device_train_batch_size: 8\nreport_to: none\n{text}"
+    )
     return str(path)
 
 
 def test_command_line_overrides_yaml(tmp_path):
     path = yaml(tmp_path, "learning_rate: 1.0e-4\nrep_layers: '0, 2'\nlimit: 5\n")
-    run, made = parse(ModelAndData, TARSGRPOConfig, args=[f"--config={path}", "--limit", "7"])
+    run, made = parse(TrainingSettings, TARSGRPOConfig, args=[f"--config={path}", "--limit", "7"])
     assert (run.limit, made.learning_rate, made.rep_layers) == (7, 1e-4, [0, 2])
-    _, made = parse(ModelAndData, TARSGRPOConfig, args=["--config", path, "--rep_layers", "deep", "--bf16", "false"])
+    _, made = parse(TrainingSettings, TARSGRPOConfig, args=["--config", path, "--rep_layers=deep", "--bf16=false"])
     assert made.rep_layers == "deep" and made.bf16 is False
 
 
@@ -74,13 +77,13 @@ def test_command_line_overrides_yaml(tmp_path):
     ("line", "message"),
     [
         ("learning_rte: 1.0e-4", "learning_rte is no setting"),
-        ("learning_rate: 1e-4", "learning_rate: '1e-4' is a str where float"),
+        ("learning_rate: 1e-4", "learning_rate: '1e-4' is a str where a number"),
         ("num_generations: 8.5", "num_generations: 8.5 is a float"),
         ("save_strategy: no", "save_strategy: False is a bool"),
         ("reward_weights: 1.0", "reward_weights: 1.0 is a float"),
-        ("model: 7", "model: 7 is a int where str"),
+        ("model_revision: 7", "model_revision: 7 is a int where a text"),
     ],
 )
 def test_yaml_is_parsed_strictly(tmp_path, line, message):
     with pytest.raises(ValueError, match=message):
-        parse(ModelAndData, TARSGRPOConfig, args=["--config", yaml(tmp_path, line)])
+        parse(TrainingSettings, TARSGRPOConfig, args=["--config", yaml(tmp_path, line)])

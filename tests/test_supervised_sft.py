@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from trl import SFTConfig
 
-from tars_trl.data.audio import AudioError
+from tars_trl.errors import AudioError
 from tars_trl.supervised import SpeechSFTConfig, SpeechSFTTrainer, end_of_turn
 from tests.conftest import ROOT, question, questions
 from tests.supervised import ARCHITECTURES, REPLIES, SETTINGS, TOLERANCE, gradients, native_logps, rows, said, stir

@@ -13,8 +13,9 @@ from transformers import AutoProcessor
 from trl import GRPOConfig, GRPOTrainer
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, accuracy_reward, format_reward
-from tars_trl.data.audio import AudioError, load_audio
+from tars_trl.data.audio import load_audio
 from tars_trl.data.prompts import spoken_prompt, written_prompt
+from tars_trl.errors import AudioError
 from tars_trl.models.hooks import StatePooler
 from tests.conftest import odd_reward, question, questions
 

@@ -1,7 +1,7 @@
 """Questions in two forms, spoken and written: the row schema and its loaders."""
 
 from .questions import load_questions
-from .schema import COLUMNS, SYSTEM_PROMPT, QuestionError, build_prompt, check_questions, spoken_text, written_question
+from .schema import COLUMNS, SYSTEM_PROMPT, build_prompt, check_questions, spoken_text, written_question
 
 __all__ = [
     "COLUMNS",

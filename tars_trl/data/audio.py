@@ -23,24 +23,13 @@ import torch
 from datasets import Audio, Dataset, Features, Value
 from torchaudio.functional import resample
 
+from ..errors import AudioError
+
 TARGET_RATE = 16_000  # Hz; the feature extractors of Qwen2.5-Omni and Phi-4-multimodal both expect it
 SILENCE_PEAK = 1e-4  # of full scale, -80 dB: three steps of a 16-bit file
 UNSCALED_PEAK = 4.0  # lossy codecs overshoot 1.0 by a little; 16-bit samples stored as floats reach thousands
 SLOWEST_RATE, FASTEST_RATE = 1_000, 1_000_000  # Hz; outside, the number is no sampling rate of speech
 KEYS_SHOWN = 20  # of the rows that cannot be used, in one error
-
-
-class AudioError(ValueError):
-    """Audio that cannot be used.
-
-    The message has three parts: what was given, why it cannot work, what to do. `reason` is its class in one or two
-    words ("missing", "unreadable", "no rate", …), the same that `audio_problem` starts with.
-    """
-
-    def __init__(self, given: str, why: str, remedy: str, *, reason: str):
-        super().__init__(f"{given}: {why}. {remedy}")
-        self.reason = reason
-        self.why = why
 
 
 def load_audio(source: Any, *, sampling_rate: int | None = None, target_rate: int = TARGET_RATE) -> np.ndarray:

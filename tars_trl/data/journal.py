@@ -30,7 +30,7 @@ def rows_digest(rows: Dataset, with_audio: bool) -> str:
     return sha256("".join(digest))
 
 
-def read_completions(files: Iterable[Path]) -> dict[str, Line]:
+def read_lines(files: Iterable[Path]) -> dict[str, Line]:
     """Finished completions by row key. A line cut off by an interruption is left out, so that it is asked again."""
     found: dict[str, Line] = {}
     for path in files:
@@ -44,7 +44,7 @@ def read_completions(files: Iterable[Path]) -> dict[str, Line]:
     return found
 
 
-def append_completions(path: Path, lines: Sequence[Line]) -> None:
+def append_lines(path: Path, lines: Sequence[Line]) -> None:
     """Append lines to a file and close it, beginning on a new line whatever an interruption left there."""
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     with path.open("ab+") as file:

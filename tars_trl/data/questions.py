@@ -14,11 +14,11 @@ import datasets
 import pyarrow as pa
 from datasets import Audio, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 
+from ..errors import QuestionError
 from .audio import undecoded
 from .schema import (
     LETTERS,
     SYSTEM_PROMPT,
-    QuestionError,
     build_prompt,
     check_questions,
     one_kind_of_content,

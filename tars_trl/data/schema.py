@@ -22,6 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from datasets import Dataset
 
+from ..errors import QuestionError
+
 COLUMNS = ("audio", "prompt", "question", "options", "answer_index", "key")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PROBLEMS_SHOWN = 20
@@ -32,10 +34,6 @@ SYSTEM_PROMPT = (
     "Then give your choice inside <answer> </answer>, in exactly this form: "
     "<answer>The answer is [CHOICE].</answer>, where [CHOICE] is the letter of one option."
 )
-
-
-class QuestionError(ValueError):
-    """Rows that are no questions: says what was given, why it cannot work and what to do, by row key and field."""
 
 
 def written_question(question: str, options: Iterable[str]) -> str:

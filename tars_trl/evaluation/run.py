@@ -145,7 +145,7 @@ def completed(
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(f"{stem}.*.jsonl") if settings.overwrite else ():
             path.unlink()
-    found = journal.read_completions(sorted(folder.glob(f"{stem}.*.jsonl"))) if state.is_main_process else {}
+    found = journal.read_lines(sorted(folder.glob(f"{stem}.*.jsonl"))) if state.is_main_process else {}
     (found,) = broadcast_object_list([found])
     keys = job.rows["key"][:]
     missing = [number for number, key in enumerate(keys) if key not in found]
@@ -161,7 +161,7 @@ def completed(
             for start in range(0, len(mine), settings.batch_size):
                 batch = [job.rows[number] for number in mine[start : start + settings.batch_size]]
                 lines = _answered(job, settings, model, processor, batch, transcriber)
-                journal.append_completions(path, lines)
+                journal.append_lines(path, lines)
                 fresh += lines
                 for row, line in zip(batch, lines, strict=True):
                     scores = running_score(job.task.kind, row, line["text"])

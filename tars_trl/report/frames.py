@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.answers import completion_text
+from ..errors import NotLoggedError
 from .run_logs import checkpoints, read_history
 
 if TYPE_CHECKING:
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 NOT_REWARDS = ("step", "prompt", "completion", "key", "modality", "advantage")
 """Columns of a completions file that are no reward."""
-
-
-class NotLogged(ValueError):
-    """A run or an evaluation holds none of the figures that were asked for."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +141,11 @@ def accuracy_columns(metrics: "DataFrame") -> list[str]:
     """Which of the training accuracies a run logged: both with twins, one in a baseline on one modality.
 
     Raises:
-        NotLogged: neither is there, so this is no run of `TARSGRPOTrainer`, or one without `reference_reward`.
+        NotLoggedError: neither is there, so this is no run of `TARSGRPOTrainer`, or one without `reference_reward`.
     """
     columns = [column for column in ("speech/accuracy", "text/accuracy") if column in metrics]
     if not columns:
-        raise NotLogged(
+        raise NotLoggedError(
             f"The log has neither speech/accuracy nor text/accuracy, only {', '.join(metrics.columns[:8])}, .... "
             "Give a run of TARSGRPOTrainer that has logged at least one step."
         )
@@ -163,7 +160,7 @@ def read_pair(path: str | Path) -> dict[str, Any]:
             `result.json` of `recipes/compare.py`; or the `summary.json` of the demo, of which it is `after`.
 
     Raises:
-        NotLogged: there is no result in both modalities, or there are several.
+        NotLoggedError: there is no result in both modalities, or there are several.
     """
     from ..evaluation.metrics import paired_result
     from ..evaluation.results import results_file
@@ -177,7 +174,7 @@ def read_pair(path: str | Path) -> dict[str, Any]:
         return dict(paired_result(content["speech"], content["text"]))
     pairs = content.get("averages") or content.get("pairs") or {}
     if len(pairs) != 1:
-        raise NotLogged(
+        raise NotLoggedError(
             f"{file} holds {len(pairs)} results in both modalities ({', '.join(pairs)}), where one is drawn. Give "
             "an evaluation with --modality both."
         )

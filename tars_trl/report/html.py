@@ -11,7 +11,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .frames import NotLogged, Run, completions_frame, load_run, read_json, read_pair, reward_columns, run_settings
+from ..errors import NotLoggedError
+from .frames import Run, completions_frame, load_run, read_json, read_pair, reward_columns, run_settings
 from .plots import COLORS
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _drawn(run: Run, figures: Iterable[tuple[Callable[[Run], "Figure"], str]]) -
     for draw, alt in figures:
         try:
             tags.append(f"<p>{figure_tag(draw(run), alt)}</p>")
-        except NotLogged:
+        except NotLoggedError:
             continue
     return tags
 

@@ -10,7 +10,8 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from .frames import NotLogged, Run, accuracy_columns, metrics_frame, names_apart
+from ..errors import NotLoggedError
+from .frames import Run, accuracy_columns, metrics_frame, names_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -283,7 +284,7 @@ def _panels(metrics: "DataFrame", panels: Sequence[Panel], smooth: int, by: str 
     """One small axis for each panel of which the run logged something.
 
     Raises:
-        NotLogged: it logged nothing of them.
+        NotLoggedError: it logged nothing of them.
     """
     logged = [
         (title, unit, {kind: column for kind, column in columns.items() if column in metrics}, limits)
@@ -292,7 +293,7 @@ def _panels(metrics: "DataFrame", panels: Sequence[Panel], smooth: int, by: str 
     shown = [panel for panel in logged if panel[2]]
     if not shown:
         wanted = ", ".join(column for panel in panels for column in panel[2].values())
-        raise NotLogged(f"The run logged none of {wanted}. Give a run of {by} that has logged a step.")
+        raise NotLoggedError(f"The run logged none of {wanted}. Give a run of {by} that has logged a step.")
     columns = min(3, len(shown))
     figure, grid = _figure(
         3.6 * columns, 2.7 * -(-len(shown) // columns), columns, -(-len(shown) // columns), squeeze=False

@@ -29,7 +29,7 @@ from datasets.table import embed_table_storage
 from tqdm import tqdm
 
 from ..data.audio import check_audio
-from ..data.journal import append_completions, read_completions, rows_digest, sha256
+from ..data.journal import append_lines, read_lines, rows_digest, sha256
 from ..data.questions import load_questions
 from ..grpo.rewards import accuracy_reward, format_reward
 from ..models.loading import identity, load_speech_llm, resolve
@@ -217,7 +217,7 @@ def _sampled(questions: Dataset, settings: PreferenceSettings, state: PartialSta
     }
     folder, stem = Path(settings.output_dir), f"samples_{sha256(described)[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
-    found = read_completions(sorted(folder.glob(f"{stem}.*.jsonl"))) if state.is_main_process else {}
+    found = read_lines(sorted(folder.glob(f"{stem}.*.jsonl"))) if state.is_main_process else {}
     (found,) = broadcast_object_list([found])
     keys, size = questions["key"][:], settings.batch_size
     # Whole batches, always the same ones: a batch is the unit of seeds, of resuming and of what processes share.
@@ -233,7 +233,7 @@ def _sampled(questions: Dataset, settings: PreferenceSettings, state: PartialSta
             for numbers in mine:
                 batch = [questions[number] for number in numbers]
                 lines = _batch(model, processor, batch, settings)
-                append_completions(folder / f"{stem}.{state.process_index}.jsonl", lines)
+                append_lines(folder / f"{stem}.{state.process_index}.jsonl", lines)
                 fresh += lines
                 counts.update(choose(_candidates(line), line["key"], settings)[2] for line in lines)
                 bar.update(len(batch))

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ..data.answers import extract_strict
 from ..data.audio import TARGET_RATE, undecoded
-from ..data.journal import append_completions, read_completions, sha256
+from ..data.journal import append_lines, read_lines, sha256
 from ..data.prompts import Modality
 from .complete import complete
 
@@ -180,7 +180,7 @@ def sampled(
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     if state.is_main_process:
-        found = read_completions(sorted(folder.glob(f"{modality}_{digest}.*.jsonl")))
+        found = read_lines(sorted(folder.glob(f"{modality}_{digest}.*.jsonl")))
     (found,) = broadcast_object_list([found])
     keys = rows["key"][:]
     size = sampling.batch_size
@@ -191,7 +191,7 @@ def sampled(
     with tqdm(total=len(mine) * size, desc=f"Asking, {modality}", disable=not state.is_main_process) as bar:
         for batch in mine:
             lines = _asked(model, processor, [rows[number] for number in batch], modality, sampling)
-            append_completions(folder / f"{modality}_{digest}.{state.process_index}.jsonl", lines)
+            append_lines(folder / f"{modality}_{digest}.{state.process_index}.jsonl", lines)
             fresh += lines
             bar.update(len(batch))
     found |= {line["key"]: line for line in gather_object(fresh)}

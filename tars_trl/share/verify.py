@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data.audio import load_audio
 from ..data.prompts import Modality, question_key, spoken_prompt, written_prompt
+from ..errors import ExportError
 from ..models import architecture_of
 from ..models.hooks import placed_audio
 
@@ -29,10 +30,6 @@ LOST_SHARE = 0.5
 NO_EFFECT = 1e-4
 
 Questions = Sequence[tuple[Modality, dict[str, Any]]]
-
-
-class ExportError(ValueError):
-    """What was exported is not what was trained."""
 
 
 @dataclass(frozen=True)

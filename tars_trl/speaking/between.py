@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from ..errors import UnspeakableError
+
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
 UNITS = {  # without "in": after a number it is nearly always the preposition
     **{"km/h": "kilometer per hour", "m/s": "meter per second", "mph": "mile per hour", "g/mL": "gram per milliliter"},
@@ -32,14 +34,6 @@ _PER = _TIMES | {name: name for name in ("liter", "litre", "gallon", "mole", "mi
 _CLOCK = "sec|min|hr|hour|day|week|month|year"  # a pulse of 70/min
 _UNIT = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
 _DENOMINATOR = "|".join(re.escape(unit) for unit in sorted(UNITS | _PER, key=len, reverse=True))
-
-
-class Unspeakable(ValueError):
-    """A question that cannot be asked aloud; `reason` is its class in one or two words."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
 
 
 # ---- Units ---------------------------------------------------------------------------------------------------------
@@ -126,7 +120,7 @@ def dash(match: re.Match) -> str:
     """7-4 -> 7−4 in arithmetic, 7 to 4 as a range or a score; a compound such as C-14 stays.
 
     Raises:
-        Unspeakable: two numbers, and neither is certain.
+        UnspeakableError: two numbers, and neither is certain.
     """
     left, right, after = match["left"], match["right"], match.string[match.end("right") :]
     before, spaced = match.string[: match.start()], match["dash"] != match["dash"].strip()
@@ -148,7 +142,7 @@ def dash(match: re.Match) -> str:
             return f"{left.removeprefix(moved)} to {moved}"
         if (spaced and low > high) or (suffix.isalpha() and suffix not in UNITS):
             return f"{left}\u2212"
-    raise Unspeakable("formula", f"{match[0] + right!r} may be a difference or a range")
+    raise UnspeakableError("formula", f"{match[0] + right!r} may be a difference or a range")
 
 
 def _with_letter(left: str, right: str, arithmetic: bool, match: re.Match) -> str:
@@ -161,7 +155,7 @@ def _with_letter(left: str, right: str, arithmetic: bool, match: re.Match) -> st
         return "-"
     if right in "xyznt":
         return "\u2212"
-    raise Unspeakable("formula", f"{match[0] + right!r} may be a difference or a name")
+    raise UnspeakableError("formula", f"{match[0] + right!r} may be a difference or a name")
 
 
 def _ranged(match: re.Match, low: float, high: float, suffix: str, before: str, after: str) -> bool:
@@ -178,7 +172,7 @@ def _ranged(match: re.Match, low: float, high: float, suffix: str, before: str, 
 
 def left_over(match: re.Match) -> str:
     """Refuse what `dash` could not take for two numbers: the 5-7 of "3,5-7"."""
-    raise Unspeakable("formula", f"{match[0]!r} may be a difference, a range or a number's part")
+    raise UnspeakableError("formula", f"{match[0]!r} may be a difference, a range or a number's part")
 
 
 def between_words(match: re.Match) -> str:
@@ -198,7 +192,7 @@ def slash(match: re.Match) -> str:
     """x/y -> x over y, miles/hour -> miles per hour, his/her -> his or her; a fraction such as 1/2 stays.
 
     Raises:
-        Unspeakable: a date, or what is none of these.
+        UnspeakableError: a date, or what is none of these.
     """
     left, right, after = match["left"], match["right"], match.string[match.end("right") :]
     if right == "(":
@@ -213,4 +207,4 @@ def slash(match: re.Match) -> str:
         return f"{left} over "
     elif all(_WORD.fullmatch(side) or side in ("I", "a", "A") for side in (left, right)):  # I/me/my, a/an
         return f"{left} or "
-    raise Unspeakable("formula", f"{match[0] + right!r} may be a quotient, a date or a choice")
+    raise UnspeakableError("formula", f"{match[0] + right!r} may be a quotient, a date or a choice")

@@ -30,7 +30,7 @@ from datasets import Audio, Features, Value
 from tqdm import tqdm
 
 from ..data.audio import TARGET_RATE
-from ..data.journal import append_completions, read_completions
+from ..data.journal import append_lines, read_lines
 from .card import write_dataset_card
 from .clips import CODECS
 from .recognition import Recognizer, recognizer
@@ -64,7 +64,7 @@ def build(
 
     Raises:
         ValueError: the output folder belongs to a build with other settings, or no question is left.
-        EngineError: a voice cannot be used.
+        VoiceError: a voice cannot be used.
         RuntimeError: another process is building there, or a process was killed.
     """
     output = Path(settings.output).expanduser()
@@ -171,7 +171,7 @@ def _speak_split(table: pa.Table, speaker: Speaker, split: str, output: Path, se
             done += len(parts[number])
         else:
             journal = work / f"{stem}.jsonl"
-            outcomes[number] = read_completions([journal] if journal.is_file() else [])
+            outcomes[number] = read_lines([journal] if journal.is_file() else [])
             dropped.update(counted(outcomes[number].values()))
             done += len(outcomes[number])
     missing = [row for number, found in outcomes.items() for row in parts[number] if row["key"] not in found]
@@ -182,7 +182,7 @@ def _speak_split(table: pa.Table, speaker: Speaker, split: str, output: Path, se
     with tqdm(total=len(rows), initial=done, desc=f"Speaking {split}", disable=None) as bar:
         for outcome in say_all(speaker, missing, settings.processes):
             number = shard_of[outcome["key"]]
-            append_completions(work / f"{stems[number]}.jsonl", [outcome])
+            append_lines(work / f"{stems[number]}.jsonl", [outcome])
             outcomes[number][outcome["key"]] = outcome
             dropped.update(counted([outcome]))
             bar.update()

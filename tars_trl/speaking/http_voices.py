@@ -21,8 +21,9 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..data.audio import TARGET_RATE, AudioError, load_audio
-from .voices import EngineError, Refused, Speech
+from ..data.audio import TARGET_RATE, load_audio
+from ..errors import AudioError, RefusedTextError, VoiceError
+from .voices import Speech
 
 BODY: Mapping[str, Any] = {"input": "{text}", "voice": "{voice}", "speed": "{pace}", "response_format": "wav"}
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
@@ -47,7 +48,7 @@ class HttpEngine:
     """An engine behind an address.
 
     Raises:
-        EngineError: an address that is none, or numbers that cannot work.
+        VoiceError: an address that is none, or numbers that cannot work.
     """
 
     url: str
@@ -69,12 +70,12 @@ class HttpEngine:
         self._next = 0.0  # monotonic time before which no request is sent
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise EngineError(
+            raise VoiceError(
                 f"url={self.url!r} is no address of a server. Give one that starts with http:// or https://."
             )
         rate = 1.0 if self.requests_per_second is None else self.requests_per_second
         if self.tries < 1 or self.timeout <= 0 or rate <= 0 or self.backoff < 0:
-            raise EngineError(
+            raise VoiceError(
                 f"tries={self.tries}, timeout={self.timeout}, requests_per_second={self.requests_per_second}, backoff="
                 f"{self.backoff}: no request could be sent with these. Give at least 1 try and positive numbers."
             )
@@ -83,8 +84,8 @@ class HttpEngine:
         """See that a text can be spoken: one short request."""
         try:
             self.speak("Ready.", voice, 1.0)
-        except Refused as error:
-            raise EngineError(f"http:{voice}: {error}. Check the voice's name and the body's fields.") from error
+        except RefusedTextError as error:
+            raise VoiceError(f"http:{voice}: {error}. Check the voice's name and the body's fields.") from error
 
     def speak(self, text: str, voice: str, pace: float) -> Speech:
         """Post `text`, with retries; the answer at 16 kHz."""
@@ -99,9 +100,9 @@ class HttpEngine:
                     said = error.read(200).decode(errors="replace").strip()
                 why = f"status {error.code}, {said or error.reason}"
                 if error.code in REFUSED:
-                    raise Refused(f"{self.url}: {why}") from error
+                    raise RefusedTextError(f"{self.url}: {why}") from error
                 if error.code not in RETRIED:
-                    raise EngineError(f"{self.url}: {why}. Check the address and the token.") from error
+                    raise VoiceError(f"{self.url}: {why}. Check the address and the token.") from error
                 asked = error.headers.get("Retry-After", "")
             except (OSError, HTTPException) as error:  # refused, reset, cut off or timed out
                 why, asked = str(error) or type(error).__name__, ""
@@ -110,7 +111,7 @@ class HttpEngine:
             if number + 1 < self.tries:
                 wait = float(asked) if asked.isdecimal() else self.backoff * 2**number
                 time.sleep(min(wait, LONGEST_WAIT))
-        raise EngineError(
+        raise VoiceError(
             f"{self.url}: no speech in {self.tries} tries of {self.timeout:g} s, the last one: {why}. Start the server "
             "and run the same command again: what is finished is kept."
         )
@@ -125,7 +126,7 @@ class HttpEngine:
         headers = {"Content-Type": "application/json"}
         if self.token_variable is not None:
             if not os.environ.get(self.token_variable):
-                raise EngineError(
+                raise VoiceError(
                     f"token_variable={self.token_variable!r}: there is no such environment variable. Set it."
                 )
             headers["Authorization"] = f"Bearer {os.environ[self.token_variable]}"
@@ -137,7 +138,7 @@ class HttpEngine:
         try:
             return load_audio(answer), TARGET_RATE
         except AudioError as error:
-            raise EngineError(
+            raise VoiceError(
                 f"{self.url}: the answer is no audio file but {answer[:100]!r}. Ask for wav in the body, such as "
                 '"response_format": "wav".'
             ) from error

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from ..data.audio import TARGET_RATE, audio_problem
+from ..errors import RefusedTextError, VoiceError
 from .clips import Augmentation, augmented, clip_problem, encoded, finished
 from .recognition import Recognizer, word_error_rate
-from .voices import Engine, EngineError, Refused, split_voice
+from .voices import Engine, split_voice
 
 Outcome = dict[str, Any]
 ASKED = ("key", "words", "prompt_for_tts", "prompt_for_tts_tn")  # of a row
@@ -49,12 +50,12 @@ class Speaker:
         """See that every voice can speak.
 
         Raises:
-            EngineError: one cannot.
+            VoiceError: one cannot.
         """
         for voice in self.voices:
             engine, name = split_voice(voice)
             if engine not in self.engines:
-                raise EngineError(f"{voice}: there is no engine {engine!r}. Use one of {', '.join(self.engines)}.")
+                raise VoiceError(f"{voice}: there is no engine {engine!r}. Use one of {', '.join(self.engines)}.")
             self.engines[engine].check(name)
 
     def say(self, row: Mapping[str, Any]) -> Outcome:
@@ -70,7 +71,7 @@ class Speaker:
             `tts_retries`, `augmentation`; or `reason` and `detail` of the last try.
 
         Raises:
-            EngineError: nothing can be spoken any more.
+            VoiceError: nothing can be spoken any more.
         """
         key = row["key"]
         voices = list(self.voices)
@@ -88,7 +89,7 @@ class Speaker:
         engine, name = split_voice(voice)
         try:
             samples, rate = self.engines[engine].speak(row["words"], name, pace)
-        except Refused as error:
+        except RefusedTextError as error:
             return {"reason": "refused", "detail": f"{voice}: {error}"}
         limits = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
         problem = clip_problem(samples, rate, row["words"], **limits)
@@ -126,7 +127,7 @@ def say_all(speaker: Speaker, rows: Sequence[Mapping[str, Any]], processes: int 
     """Speak many questions, side by side, in no order.
 
     Raises:
-        EngineError: nothing can be spoken any more.
+        VoiceError: nothing can be spoken any more.
         RuntimeError: a process was killed.
     """
     asked = ({name: row[name] for name in ASKED} for row in rows)

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..data.schema import LETTERS, written_question
-from .words import Unspeakable, in_words, plain, spelled
+from ..errors import UnspeakableError
+from .words import in_words, plain, spelled
 
 MAX_CHARACTERS = 2000
 """Of question and options together (the published building scripts drop what is longer)."""
@@ -91,25 +92,25 @@ def spoken_form(question: str, options: Sequence[str], *, max_characters: int = 
         max_characters: of the written prompt.
 
     Raises:
-        Unspeakable: it has no text, shows a table, a figure, code or a long formula, is not in Latin script, is too
-            long, or two of its options sound the same.
+        UnspeakableError: it has no text, shows a table, a figure, code or a long formula, is not in Latin script, is
+            too long, or two of its options sound the same.
     """
     named = name_blanks(question.strip())
     bare = without_labels(options)
     if not named or not bare or not all(bare):
-        raise Unspeakable("no text", f"question {question!r}, options {list(options)!r}")
+        raise UnspeakableError("no text", f"question {question!r}, options {list(options)!r}")
     if len(bare) > len(LETTERS):
-        raise Unspeakable("too long", f"{len(bare)} options, and letters run from A to Z")
+        raise UnspeakableError("too long", f"{len(bare)} options, and letters run from A to Z")
     prompt = written_question(named, bare)
     if len(prompt) > max_characters:
-        raise Unspeakable("too long", f"{len(prompt)} characters, the limit is {max_characters}")
+        raise UnspeakableError("too long", f"{len(prompt)} characters, the limit is {max_characters}")
     for reason, pattern in _SHOWN:
         found = pattern.search("\n".join([named, *bare]))
         if found:
-            raise Unspeakable(reason, repr(found[0]))
+            raise UnspeakableError(reason, repr(found[0]))
     said = [in_words(option) for option in bare]
     if len({plain(text) for text in said}) < len(said):
-        raise Unspeakable("same options", f"{bare!r} sound like {said!r}")
+        raise UnspeakableError("same options", f"{bare!r} sound like {said!r}")
     lines = [f"Option {letter}: {_closed(text)}" for letter, text in zip(LETTERS, said, strict=False)]
     words = "\n".join([_closed(in_words(named)), *lines])
     return SpokenForm(named, bare, prompt, words, plain(words))

@@ -24,16 +24,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import RefusedTextError, VoiceError
+
 Speech = tuple[np.ndarray, int]
 """A waveform (samples,) as float32 with full scale 1.0, and its rate in Hz."""
-
-
-class EngineError(RuntimeError):
-    """An engine or a voice that cannot be used: what was asked for, why it fails, what to do. It ends a run."""
-
-
-class Refused(RuntimeError):
-    """One text that a working engine does not speak. The row is dropped and counted."""
 
 
 class Engine(Protocol):
@@ -43,15 +37,15 @@ class Engine(Protocol):
         """See that the voice can be used, before anything is spoken.
 
         Raises:
-            EngineError: it cannot.
+            VoiceError: it cannot.
         """
 
     def speak(self, text: str, voice: str, pace: float) -> Speech:
         """Say `text`; a pace of 1.2 is a fifth faster than 1. The same arguments give the same samples.
 
         Raises:
-            Refused: this text cannot be spoken.
-            EngineError: nothing can be spoken.
+            RefusedTextError: this text cannot be spoken.
+            VoiceError: nothing can be spoken.
         """
 
 
@@ -68,7 +62,7 @@ class Flite:
         listed = subprocess.run(["flite", "-lv"], capture_output=True, text=True, check=False).stdout
         names = listed.rpartition(":")[2].split()
         if voice not in names:
-            raise EngineError(f"flite:{voice}: this flite has the voices {', '.join(names)}. Name one of them.")
+            raise VoiceError(f"flite:{voice}: this flite has the voices {', '.join(names)}. Name one of them.")
 
     def speak(self, text: str, voice: str, pace: float) -> Speech:
         """Say `text` in a process of its own."""
@@ -92,7 +86,7 @@ class EspeakNg:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             why = done.stderr.strip() or f"exit status {done.returncode}"
-            raise EngineError(f"espeak-ng:{voice}: {why}. Name one that `espeak-ng --voices=en` lists.")
+            raise VoiceError(f"espeak-ng:{voice}: {why}. Name one that `espeak-ng --voices=en` lists.")
 
     def speak(self, text: str, voice: str, pace: float) -> Speech:
         """Say `text` in a process of its own."""
@@ -110,7 +104,7 @@ class Hibari:
         from hibari.voices import VOICES
 
         if voice not in VOICES:
-            raise EngineError(f"hibari:{voice}: it has the voices {', '.join(VOICES)}. Name one of them.")
+            raise VoiceError(f"hibari:{voice}: it has the voices {', '.join(VOICES)}. Name one of them.")
 
     def speak(self, text: str, voice: str, pace: float) -> Speech:
         """Say `text`; its noise is seeded."""
@@ -135,7 +129,7 @@ class Piper:
         settings = SynthesisConfig(length_scale=1 / pace, noise_scale=0.0, noise_w_scale=0.0)
         chunks = list(_piper(voice).synthesize(text, settings))
         if not chunks:
-            raise Refused(f"piper made nothing of {text!r}")
+            raise RefusedTextError(f"piper made nothing of {text!r}")
         return np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
 
 
@@ -171,7 +165,7 @@ class Kokoro:
             given["tokens" if "tokens" in names else "input_ids"] = tokens
             spoken.append(session.run(None, given)[0].reshape(-1))
         if not spoken:
-            raise Refused(f"kokoro made nothing of {text!r}")
+            raise RefusedTextError(f"kokoro made nothing of {text!r}")
         return np.concatenate(spoken).astype(np.float32), 24_000
 
 
@@ -187,13 +181,11 @@ def split_voice(voice: str) -> tuple[str, str]:
     """`flite:slt` as (`flite`, `slt`).
 
     Raises:
-        EngineError: there is no engine or no voice in it.
+        VoiceError: there is no engine or no voice in it.
     """
     engine, colon, name = voice.partition(":")
     if not (engine and colon and name):
-        raise EngineError(
-            f"Voice {voice!r} does not say engine and voice. Write it as engine:voice, such as flite:slt."
-        )
+        raise VoiceError(f"Voice {voice!r} does not say engine and voice. Write it as engine:voice, such as flite:slt.")
     return engine, name
 
 
@@ -202,19 +194,19 @@ def split_voice(voice: str) -> tuple[str, str]:
 
 def _installed(program: str, voice: str, package: str) -> None:
     if shutil.which(program) is None:
-        raise EngineError(f"{voice}: there is no {program} on this machine. Install it: apt-get install {package}.")
+        raise VoiceError(f"{voice}: there is no {program} on this machine. Install it: apt-get install {package}.")
 
 
 def _imported(module: str, voice: str, remedy: str) -> None:
     try:
         __import__(module)
     except ImportError as error:
-        raise EngineError(f"{voice}: {module} cannot be imported, {error}. Install it: {remedy}.") from error
+        raise VoiceError(f"{voice}: {module} cannot be imported, {error}. Install it: {remedy}.") from error
 
 
 def _is_file(path: str, voice: str, remedy: str) -> None:
     if not Path(path).is_file():
-        raise EngineError(f"{voice}: there is no file {path}. {remedy}.")
+        raise VoiceError(f"{voice}: there is no file {path}. {remedy}.")
 
 
 @cache
@@ -257,11 +249,11 @@ def _piped(command: list[str], text: str | None, timeout: float) -> Speech:
     try:
         done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=timeout)
     except subprocess.TimeoutExpired as error:
-        raise Refused(f"{command[0]} did not end within {timeout:g} s") from error
+        raise RefusedTextError(f"{command[0]} did not end within {timeout:g} s") from error
     # Written to a pipe, the lengths in the header are not to be trusted, and the samples follow its 44 bytes.
     wav = done.stdout
     if done.returncode or len(wav) <= 44:
         why = done.stderr.decode(errors="replace").strip()[:200]
-        raise Refused(f"{command[0]} gave {len(wav)} bytes, exit status {done.returncode}. {why}")
+        raise RefusedTextError(f"{command[0]} gave {len(wav)} bytes, exit status {done.returncode}. {why}")
     samples = np.frombuffer(wav[44 : 44 + (len(wav) - 44) // 2 * 2], dtype="<i2")
     return samples.astype(np.float32) / 32768, int.from_bytes(wav[24:28], "little")

@@ -11,21 +11,8 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-from .between import (
-    DASH,
-    LEFT_OVER,
-    NUMBER,
-    PAIR,
-    SLASH,
-    UNIT,
-    Unspeakable,
-    between_words,
-    dash,
-    left_over,
-    slash,
-    unit,
-    unit_pair,
-)
+from ..errors import UnspeakableError
+from .between import DASH, LEFT_OVER, NUMBER, PAIR, SLASH, UNIT, between_words, dash, left_over, slash, unit, unit_pair
 
 
 def plain(text: str) -> str:
@@ -38,7 +25,7 @@ def in_words(text: str) -> str:
     """Numbers, units, formulas, symbols and abbreviations in words.
 
     Raises:
-        Unspeakable: something is left that no voice can say: a LaTeX command, an unknown symbol, another script.
+        UnspeakableError: something is left that no voice can say: a LaTeX command, an unknown symbol, another script.
     """
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
@@ -52,9 +39,9 @@ def in_words(text: str) -> str:
     left = re.search(r"[^a-zA-Z\u00c0-\u024f\s,.;:?!'\u0300-\u036f-]", text)
     if left:
         latin = unicodedata.category(left[0]).startswith("S") or left[0].isascii()
-        raise Unspeakable("formula" if latin else "script", f"{left[0]!r} in {text!r}")
+        raise UnspeakableError("formula" if latin else "script", f"{left[0]!r} in {text!r}")
     if not re.search(r"[a-zA-Z]", text):
-        raise Unspeakable("no text", f"{text!r} holds no word")
+        raise UnspeakableError("no text", f"{text!r} holds no word")
     return text
 
 

@@ -13,10 +13,10 @@ from datasets import Dataset, Features, List, Value
 
 from ..data.questions import load_questions
 from ..data.schema import SYSTEM_PROMPT, build_prompt
+from ..errors import UnspeakableError
 from .near_duplicates import near_duplicates, question_text
 from .settings import BuildSettings
 from .speakable import spoken_form
-from .words import Unspeakable
 
 Row = dict[str, Any]
 Dropped = dict[str, str]
@@ -120,7 +120,7 @@ def _spoken(questions: Dataset, settings: BuildSettings) -> tuple[list[Row], lis
     for row in questions.with_format(None):
         try:
             form = spoken_form(row["question"], row["options"], max_characters=settings.max_characters)
-        except Unspeakable as error:
+        except UnspeakableError as error:
             dropped.append({"key": row["key"], "reason": error.reason, "detail": str(error)})
             continue
         prompt = build_prompt(form.prompt_for_tts, system, settings.instruction)

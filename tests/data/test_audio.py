@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tars_trl.data.audio import AudioError, audio_problem, check_audio, load_audio
+from tars_trl.data.audio import audio_problem, check_audio, load_audio
+from tars_trl.errors import AudioError
 
 CODECS = {
     "wav": {"format": "WAV", "subtype": "PCM_16"},

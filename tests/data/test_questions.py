@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tars_trl.data import (
     COLUMNS,
     SYSTEM_PROMPT,
-    QuestionError,
     build_prompt,
     check_questions,
     load_questions,
@@ -23,6 +22,7 @@ from tars_trl.data import (
     written_question,
 )
 from tars_trl.data.audio import load_audio
+from tars_trl.errors import QuestionError
 
 OPTIONS = ["red", "green", "blue", "grey"]
 SPOKEN = "What colour is grass?\n\nOption A: red\nOption B: green\nOption C: blue\nOption D: grey"

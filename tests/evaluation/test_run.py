@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from tars_trl import load_questions
 from tars_trl.data import journal
-from tars_trl.data.audio import AudioError
+from tars_trl.errors import AudioError
 from tars_trl.evaluation import results
 from tars_trl.evaluation.jobs import drawn
 from tars_trl.models.loading import load_speech_llm
@@ -296,7 +296,7 @@ def test_other_figures_cost_no_completions(run, canned):
 def test_an_interrupted_evaluation_goes_on(run, evaluated, monkeypatch, tmp_path):
     """Stopped in the middle of writing its third batch, then continued: what an unbroken run writes."""
     _, unbroken, _ = run("--output_path", str(tmp_path / "unbroken"))
-    append, calls = journal.append_completions, []
+    append, calls = journal.append_lines, []
 
     def interrupted(path, lines):
         calls.append([line["key"] for line in lines])
@@ -306,7 +306,7 @@ def test_an_interrupted_evaluation_goes_on(run, evaluated, monkeypatch, tmp_path
             raise KeyboardInterrupt
         append(path, lines)
 
-    monkeypatch.setattr(journal, "append_completions", interrupted)
+    monkeypatch.setattr(journal, "append_lines", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluated()
 
@@ -314,7 +314,7 @@ def test_an_interrupted_evaluation_goes_on(run, evaluated, monkeypatch, tmp_path
         calls.append([line["key"] for line in lines])
         append(path, lines)
 
-    monkeypatch.setattr(results, "append_completions", recorded)
+    monkeypatch.setattr(results, "append_lines", recorded)
     _, samples, _ = run()
     assert calls[:3] == [["q0", "q1"], ["q2", "q3"], ["q4", "q5"]]
     assert calls[3] == ["q5"]  # the torn line alone is asked again, then the written questions
@@ -441,8 +441,8 @@ def test_torn_and_foreign_lines(tmp_path):
     """A completion may hold any character; a line that an interruption cut is left out, and what follows is kept."""
     path = tmp_path / "completions.jsonl"
     odd = {"key": "a", "text": 'one\u2028two\x85three\n"four" é'}
-    journal.append_completions(path, [odd])
+    journal.append_lines(path, [odd])
     whole = path.read_bytes()
     path.write_bytes(whole + json.dumps({"key": "b", "text": "é" * 9}, ensure_ascii=False).encode()[:-4])
-    journal.append_completions(path, [{"key": "c", "text": ""}])
-    assert journal.read_completions([path]) == {"a": odd, "c": {"key": "c", "text": ""}}
+    journal.append_lines(path, [{"key": "c", "text": ""}])
+    assert journal.read_lines([path]) == {"a": odd, "c": {"key": "c", "text": ""}}

@@ -8,7 +8,7 @@ from datasets import Audio, Dataset
 
 from tars_trl.data import SYSTEM_PROMPT
 from tars_trl.data.prompts import spoken_prompt
-from tars_trl.data.schema import QuestionError
+from tars_trl.errors import QuestionError
 from tars_trl.evaluation.tasks import TASKS, LoadOptions, task_named
 from tests.conftest import clip
 

@@ -16,11 +16,12 @@ from comparison.arms import METHODS, ComparisonSettings, plan
 from comparison.table import BASE, Measured, figure, markdown, mean_interval, table, write_csv
 from evaluate import main as evaluate_main
 from peft import LoraConfig, get_peft_model
+from training import TrainingSettings
 
 from tars_trl import TARSGRPOConfig
 from tars_trl.evaluation.metrics import wilson_interval
 from tars_trl.evaluation.results import read_results, read_samples
-from tars_trl.settings import ModelAndData, parse, read_settings
+from tars_trl.settings import parse, read_settings
 from tars_trl.supervised import SpeechDPOConfig, SpeechSFTConfig
 from tests.conftest import ROOT, questions
 from tests.supervised import REPLIES, rows, said, stir
@@ -62,7 +63,7 @@ def test_header(path):
 def test_arm_parses_strictly(path, monkeypatch):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     config = {"sft": SpeechSFTConfig, "dpo": SpeechDPOConfig}.get(path.stem, TARSGRPOConfig)
-    run, made = parse(ModelAndData, config, args=["--config", str(path)])
+    run, made = parse(TrainingSettings, config, args=["--config", str(path)])
     assert made.output_dir == f"runs/arms/{path.parent.name}/{path.stem}"
     assert (made.lora_r, made.lora_alpha) == (8, 32)
     assert run.model == read_settings(ARMS / path.parent.name / "tars.yaml")["model"]
@@ -95,14 +96,19 @@ def test_comparison_lists_every_arm(size, monkeypatch, capsys):
 
 def test_base_of_a_file(tmp_path):
     """A file's settings go over its base's; strictness and circles name the file."""
-    (tmp_path / "below.yaml").write_text("seed: 3\nlearning_rate: 1.0e-3\n")
+    (tmp_path / "below.yaml").write_text("seed: 3\nmodel: some\ndataset: rows\nlearning_rate: 1.0e-3\n")
     (tmp_path / "above.yaml").write_text("base: below.yaml\nseed: 4\n")
-    assert read_settings(tmp_path / "above.yaml") == {"seed": 4, "learning_rate": 1e-3}
-    _, config = parse(ModelAndData, SpeechSFTConfig, args=["--config", str(tmp_path / "above.yaml"), "--seed", "5"])
+    assert read_settings(tmp_path / "above.yaml") == {
+        "model": "some",
+        "dataset": "rows",
+        "seed": 4,
+        "learning_rate": 1e-3,
+    }
+    _, config = parse(TrainingSettings, SpeechSFTConfig, args=["--config", str(tmp_path / "above.yaml"), "--seed", "5"])
     assert (config.seed, config.learning_rate) == (5, 1e-3)
     (tmp_path / "below.yaml").write_text("learning_rat: 1.0\n")
     with pytest.raises(ValueError, match=r"above\.yaml: learning_rat is no setting"):
-        parse(ModelAndData, SpeechSFTConfig, args=["--config", str(tmp_path / "above.yaml")])
+        parse(TrainingSettings, SpeechSFTConfig, args=["--config", str(tmp_path / "above.yaml")])
     (tmp_path / "below.yaml").write_text("base: above.yaml\n")
     with pytest.raises(ValueError, match="leads back to itself"):
         read_settings(tmp_path / "above.yaml")

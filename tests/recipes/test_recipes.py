@@ -8,10 +8,11 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
+from training import TrainingSettings
 from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from tars_trl import TARSGRPOConfig
-from tars_trl.settings import ModelAndData, parse
+from tars_trl.settings import parse
 from tests.conftest import ROOT, questions
 
 TARS_YAMLS = sorted((ROOT / "recipes").glob("*_*/*.yaml"))
@@ -24,7 +25,7 @@ def test_yaml_parses(path, monkeypatch):
     text = yaml.safe_load(path.read_text())
     batch = text.get("per_device_train_batch_size", 8) * text.get("gradient_accumulation_steps", 1)
     whole = [] if batch % text.get("num_generations", 8) == 0 else ["--gradient_accumulation_steps", "32"]
-    run, config = parse(ModelAndData, TARSGRPOConfig, args=["--config", str(path), *whole])
+    run, config = parse(TrainingSettings, TARSGRPOConfig, args=["--config", str(path), *whole])
     assert run.model and config.output_dir.startswith("runs/")
 
 

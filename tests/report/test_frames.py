@@ -179,7 +179,7 @@ def test_compare_runs_over_the_last_steps(tmp_path):
     ]  # fmt: skip
     assert table.loc["b", "speech_accuracy"] == 0.5 and pd.isna(table.loc["b", "gap"])
     other = runs.Run(tmp_path, "other", [{"step": 1, "loss": 0.5}])
-    with pytest.raises(runs.NotLogged, match="neither speech/accuracy nor text/accuracy, only loss"):
+    with pytest.raises(runs.NotLoggedError, match="neither speech/accuracy nor text/accuracy, only loss"):
         runs.compare_runs([other])
 
 
@@ -206,7 +206,7 @@ def test_one_pair_from_whatever_measured_it(tmp_path):
         assert json.dumps(runs.read_pair(tmp_path / name)) == json.dumps(pair), name
     assert runs.read_pair(tmp_path)["gap"] == 0.5  # the latest evaluation in a folder
     (tmp_path / "results_3.json").write_text(json.dumps({"pairs": {"demo": pair, "demo_cascade": pair}}))
-    with pytest.raises(runs.NotLogged, match="holds 2 results in both modalities .demo, demo_cascade., where one"):
+    with pytest.raises(runs.NotLoggedError, match="holds 2 results in both modalities .demo, demo_cascade., where one"):
         runs.read_pair(tmp_path)
 
 

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from tars_trl.errors import ExportError
 from tars_trl.share.export import load_trained, write_export
-from tars_trl.share.verify import Answer, ExportError, compare_answers, greedy_answers, untrained_logits, verify_folder
+from tars_trl.share.verify import Answer, compare_answers, greedy_answers, untrained_logits, verify_folder
 from tests.conftest import question
 from tests.models import tiny_phi4
 from tests.trained import checkpoint

@@ -17,13 +17,13 @@ from datasets import Features
 
 from tars_trl.data import load_questions
 from tars_trl.data.audio import audio_problem
+from tars_trl.errors import VoiceError
 from tars_trl.settings import parse
 from tars_trl.speaking.build import build
 from tars_trl.speaking.card import count_table, push_dataset
 from tars_trl.speaking.clips import Augmentation
 from tars_trl.speaking.say import Speaker
 from tars_trl.speaking.settings import BuildSettings
-from tars_trl.speaking.voices import EngineError
 from tests.conftest import ROOT
 from tests.speaking.tones import Ears, Tones
 
@@ -305,10 +305,10 @@ def test_an_engine_that_fails_keeps_what_is_done(source, tmp_path):
     class Failing(Tones):
         def speak(self, text, voice, pace):
             if "fox" in text:
-                raise EngineError("the server is gone")
+                raise VoiceError("the server is gone")
             return super().speak(text, voice, pace)
 
-    with pytest.raises(EngineError, match="the server is gone"):
+    with pytest.raises(VoiceError, match="the server is gone"):
         run(source, tmp_path / "out", Failing())
     log = tmp_path / "log"
     run(source, tmp_path / "out", Tones(log=str(log)))
@@ -414,14 +414,14 @@ def test_upload_is_private_and_leaves_the_work_folder_out(source, tmp_path, monk
     ],
 )
 def test_settings_that_cannot_work(source, tmp_path, changes, message):
-    with pytest.raises((ValueError, EngineError), match=message):
+    with pytest.raises((ValueError, VoiceError), match=message):
         settings(source, tmp_path / "out", **changes)
 
 
 def test_voices_are_checked_before_anything_is_said(source, tmp_path):
     log = tmp_path / "log"
     for voice, message in (("tone:nobody", "no such voice"), ("sung:plain", "no engine 'sung'")):
-        with pytest.raises(EngineError, match=message):
+        with pytest.raises(VoiceError, match=message):
             run(source, tmp_path / voice.replace(":", "-"), Tones(log=str(log)), voices=["tone:plain", voice])
     assert not log.exists()
 

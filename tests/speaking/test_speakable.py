@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tars_trl.errors import UnspeakableError
 from tars_trl.speaking.speakable import name_blanks, spoken_form, without_labels
-from tars_trl.speaking.words import Unspeakable, in_words, plain
+from tars_trl.speaking.words import in_words, plain
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_a_hyphen_and_a_slash_say_what_they_mean(written, said):
     ],
 )
 def test_what_cannot_be_decided_is_refused(text):
-    with pytest.raises(Unspeakable, match="formula: .* may be"):
+    with pytest.raises(UnspeakableError, match="formula: .* may be"):
         in_words(text)
 
 
@@ -101,7 +102,7 @@ def test_a_difference_is_said_as_one_or_refused(first, second, mark):
     for text in (f"{first}{mark}{second}", f"the {first}{mark}{second} years"):
         try:
             assert in_words(text).removeprefix("the ").startswith((f"{parts[0]} minus ", f"{parts[0]} to "))
-        except Unspeakable as error:
+        except UnspeakableError as error:
             assert error.reason == "formula"
 
 
@@ -145,7 +146,7 @@ def test_spoken_form_in_the_published_shape():
     ],
 )
 def test_what_cannot_be_said(question, options, reason):
-    with pytest.raises(Unspeakable) as error:
+    with pytest.raises(UnspeakableError) as error:
         spoken_form(question, options)
     assert error.value.reason == reason
 
@@ -163,7 +164,7 @@ def test_what_cannot_be_said(question, options, reason):
     ],
 )  # fmt: skip
 def test_what_refers_to_something_shown_is_dropped(text):
-    with pytest.raises(Unspeakable) as error:
+    with pytest.raises(UnspeakableError) as error:
         spoken_form(text, ["wood", "stone"])
     assert error.value.reason == "reference"
 

@@ -8,10 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from tars_trl.errors import RefusedTextError, VoiceError
 from tars_trl.speaking import http_voices as http_engine
 from tars_trl.speaking.clips import clip_problem, encoded
 from tars_trl.speaking.http_voices import HttpEngine
-from tars_trl.speaking.voices import LOCAL_ENGINES, EngineError, Kokoro, Refused, split_voice
+from tars_trl.speaking.voices import LOCAL_ENGINES, Kokoro, split_voice
 from tests.speaking.tones import RATE, Tones
 
 WAVE = Tones().speak("hello", "plain", 1.0)[0]
@@ -101,7 +102,7 @@ def test_passing_failures_are_retried_with_growing_waits(server, clock):
 
 def test_a_server_that_stays_away_ends_the_run(server, clock):
     server.answers = [(503, b"still busy", {})]
-    with pytest.raises(EngineError, match="no speech in 3 tries.*status 503, still busy.*what is finished is kept"):
+    with pytest.raises(VoiceError, match="no speech in 3 tries.*status 503, still busy.*what is finished is kept"):
         HttpEngine(server.url, tries=3).speak("a", "v", 1.0)
     assert len(server.requests) == 3
     assert clock["slept"] == [1, 2]  # none after the last try
@@ -116,10 +117,10 @@ def test_a_server_that_hangs_is_given_up(server, clock):
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        ((422, b"bad text", {}), Refused, "status 422, bad text"),
-        ((401, b"no", {}), EngineError, "status 401"),
-        ((302, b"", {"Location": "http://127.0.0.1:9/"}), EngineError, "status 302"),
-        ((200, b"<html>", {}), EngineError, "no audio file but b'<html>'"),
+        ((422, b"bad text", {}), RefusedTextError, "status 422, bad text"),
+        ((401, b"no", {}), VoiceError, "status 401"),
+        ((302, b"", {"Location": "http://127.0.0.1:9/"}), VoiceError, "status 302"),
+        ((200, b"<html>", {}), VoiceError, "no audio file but b'<html>'"),
     ],
 )
 def test_lasting_failures_are_not_retried(server, clock, monkeypatch, answer, error, message):
@@ -145,15 +146,15 @@ def test_rate_limit(server, clock):
 
 def test_check_asks_once_and_names_the_voice(server, clock):
     server.answers = [(400, b"no voice bob", {})]
-    with pytest.raises(EngineError, match="http:bob.*no voice bob.*body's fields"):
+    with pytest.raises(VoiceError, match="http:bob.*no voice bob.*body's fields"):
         HttpEngine(server.url).check("bob")
 
 
 def test_settings_that_cannot_work():
     for settings in ({"url": "localhost:80"}, {"tries": 0}, {"timeout": 0}, {"requests_per_second": 0}):
-        with pytest.raises(EngineError):
+        with pytest.raises(VoiceError):
             HttpEngine(**{"url": "http://127.0.0.1/", **settings})
-    with pytest.raises(EngineError, match="token_variable='NOWHERE_SET'"):
+    with pytest.raises(VoiceError, match="token_variable='NOWHERE_SET'"):
         HttpEngine("http://127.0.0.1:9/", token_variable="NOWHERE_SET").speak("a", "v", 1.0)
 
 
@@ -161,19 +162,19 @@ def test_voice_names():
     assert split_voice("espeak-ng:en-us+f3") == ("espeak-ng", "en-us+f3")
     assert split_voice("piper:/a/b:c.onnx") == ("piper", "/a/b:c.onnx")
     for name in ("slt", "flite:", ":slt"):
-        with pytest.raises(EngineError, match="engine:voice"):
+        with pytest.raises(VoiceError, match="engine:voice"):
             split_voice(name)
 
 
 @pytest.mark.parametrize("program", ["flite", "espeak-ng"])
 def test_a_program_that_is_not_there(program, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(EngineError, match=f"there is no {program}.*apt-get install"):
+    with pytest.raises(VoiceError, match=f"there is no {program}.*apt-get install"):
         LOCAL_ENGINES[program].check("x")
 
 
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(EngineError, match="no file .*model.onnx"):
+    with pytest.raises(VoiceError, match="no file .*model.onnx"):
         Kokoro(str(tmp_path)).check("af_heart")
 
 
@@ -187,11 +188,11 @@ def test_a_real_voice_speaks_repeatably_and_keeps_its_pace(voice):
     engine, name = split_voice(voice)
     try:
         ENGINES[engine].check(name)
-    except EngineError as error:
+    except VoiceError as error:
         if not any(words in str(error) for words in ("there is no", "cannot be imported")):
             raise  # it is installed: then it has to work
         pytest.skip(str(error))
-    with pytest.raises(EngineError, match="Name one|there is no file"):
+    with pytest.raises(VoiceError, match="Name one|there is no file"):
         ENGINES[engine].check("nobody")
     text = "Which planet is the third one from the Sun? Option A: Mars. Option B: Earth."
     samples, rate = ENGINES[engine].speak(text, name, 1.0)

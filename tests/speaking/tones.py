@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tars_trl.speaking.voices import EngineError, Refused
+from tars_trl.errors import RefusedTextError, VoiceError
 
 RATE, FRAME = 16_000, 800
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -27,7 +27,7 @@ class Tones:
 
     def check(self, voice):
         if voice not in VOICES:
-            raise EngineError(f"tone:{voice}: there is no such voice. Use one of {VOICES}.")
+            raise VoiceError(f"tone:{voice}: there is no such voice. Use one of {VOICES}.")
 
     def speak(self, text, voice, pace):
         if self.log is not None:
@@ -36,7 +36,7 @@ class Tones:
             if self.deadline is not None and len(Path(self.log).read_text().splitlines()) >= self.deadline:
                 os.kill(os.getpid() if self.kill == "self" else os.getppid(), signal.SIGKILL)
         if voice == "mute":
-            raise Refused("mute")
+            raise RefusedTextError("mute")
         if voice == "mumble":
             text = "".join("e" if letter in "aiou" else letter for letter in text.lower())
         frames = [tone(letter) for letter in text.lower() if letter in LETTERS or letter.isspace()]

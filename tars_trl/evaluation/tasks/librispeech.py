@@ -11,7 +11,7 @@ from functools import partial
 
 from datasets import Dataset, concatenate_datasets
 
-from ...data.schema import QuestionError
+from ...errors import QuestionError
 from .base import LoadOptions, Task, raw_rows, recording_prompt, with_columns
 
 SYSTEM = "You are a speech recognition model."

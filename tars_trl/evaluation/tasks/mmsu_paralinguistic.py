@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 
 from ...data import SYSTEM_PROMPT, written_question
-from ...data.schema import QuestionError
+from ...errors import QuestionError
 from .base import LoadOptions, Task, raw_rows, recording_prompt, with_columns
 
 CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datasets import Dataset, concatenate_datasets
 
 from ...data import build_prompt
-from ...data.schema import QuestionError
+from ...errors import QuestionError
 from .base import LoadOptions, Task, raw_rows, with_columns
 
 
