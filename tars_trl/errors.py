@@ -56,7 +56,11 @@ class NotLoggedError(TarsError):
 
 
 class UnspeakableError(TarsError):
-    """A question that cannot be said as a reader would say it."""
+    """A question that cannot be said as a reader would say it; `reason` is its class in one or two words."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
 
 
 class VoiceError(RuntimeError):

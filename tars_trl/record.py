@@ -15,34 +15,49 @@ from typing import Any
 import torch
 from torch import nn
 
-SETTINGS = """
-    modalities num_generations temperature max_completion_length representation_weight behavior_weight format_weight
-    rep_layers reference behavior_model lora_r lora_alpha lora_dropout freeze_audio loss_type scale_rewards beta epsilon
-    epsilon_high mask_truncated_completions learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm
-    num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps num_iterations max_audio_seconds
-    bf16 seed
-"""
 SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
-def run_record(trainer: Any) -> dict[str, Any]:
-    """Facts about a run from its trainer, as plain values; nothing secret is among them."""
-    base = trainer._base_model()
-    dataset, args = trainer.train_dataset, trainer.args
+def write_run(trainer: Any, base: Any, audio_modules: Mapping[str, str]) -> dict[str, Any]:
+    """Write `run.json` into the output folder of a run, and return what it says.
+
+    Args:
+        trainer: one of this package's.
+        base: its model without adapter around it.
+        audio_modules: as an architecture has them (see `trainable_table`).
+    """
+    folder = Path(trainer.args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = run_record(trainer, base, audio_modules)
+    (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return facts
+
+
+def run_record(trainer: Any, base: Any, audio_modules: Mapping[str, str]) -> dict[str, Any]:
+    """Facts about a run as plain values, every setting among them as it was really used; nothing secret is there.
+
+    Arguments are those of `write_run`.
+    """
+    dataset, args, state = trainer.train_dataset, trainer.args, trainer.state
     system = [turn["content"] for turn in dataset[0]["prompt"] if turn["role"] == "system"]
     return {
         "base_model": base.config.name_or_path,
         "base_revision": getattr(base.config, "_commit_hash", None),
         "model_class": type(base).__name__,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "attn_implementation": getattr(base.config, "_attn_implementation", None),
         "adapter": hasattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config"),
+        "trainer": type(trainer).__name__,
         "system_prompt": _text(system[0]) if system else None,
         "questions": len(dataset),
         "data": sorted(dataset.info.download_checksums or {}),
-        "steps": trainer.state.global_step,
+        "steps": state.global_step,
         "processes": trainer.accelerator.num_processes,
         "processor": platform.processor() or platform.machine(),
-        "seconds": next((log["train_runtime"] for log in trainer.state.log_history if "train_runtime" in log), None),
-        "settings": {name: _plain(getattr(args, name)) for name in SETTINGS.split() if hasattr(args, name)},
+        "seconds": next((log["train_runtime"] for log in state.log_history if "train_runtime" in log), None),
+        # Tokens are masked by transformers.
+        "settings": {name: _plain(value) for name, value in args.to_dict().items()},
+        "trainable": trainable_table(base, audio_modules),
         "command": command_line(),
         **environment(),
     }
@@ -80,7 +95,7 @@ def _text(content: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | list | None) else str(value)
+    return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)
 
 
 PACKAGES = ("tars-trl", "trl", "transformers", "torch", "torchaudio", "datasets", "peft", "accelerate", "numpy")
@@ -141,11 +156,3 @@ def format_trainable(table: list[dict[str, Any]]) -> str:
     lines = [f"{'component':<24}{'parameters':>16}{'trainable':>16}  dtype"]
     lines += [f"{row['component']:<24}{row['parameters']:>16,}{row['trainable']:>16,}  {row['dtype']}" for row in table]
     return "\n".join(lines)
-
-
-def report_trainable(model: nn.Module, audio_modules: Mapping[str, str], folder: str | Path) -> None:
-    """Print the table, and save it as `trainable.json` in a run's folder."""
-    table = trainable_table(model, audio_modules)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / "trainable.json").write_text(json.dumps(table, indent=2) + "\n")
-    print(format_trainable(table))

@@ -24,7 +24,7 @@ class Kept(OneStep):
 
     def _calculate_rewards(self, *args):
         rewards = super()._calculate_rewards(*args)
-        names = gather_object([(row["key"], row["modality"]) for row in self._rows])
+        names = gather_object([(row["key"], row["modality"]) for row in self._rollout.rows])
         self.kept = [*getattr(self, "kept", []), *zip(names, rewards[:, 0].tolist(), strict=True)]
         return rewards
 

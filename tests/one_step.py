@@ -26,7 +26,7 @@ class OneStep(TARSGRPOTrainer):
     def _generate_single_turn(self, prompt_ids, images, fields, num_generations, has_tool_images=False):
         first = self.accelerator.process_index * len(prompt_ids)
         chosen = []
-        for number, row in enumerate(self._rows):
+        for number, row in enumerate(self._rollout.rows):
             generator = torch.Generator().manual_seed(1000 * int(row["key"][1:]) + (first + number) % 8)
             length = int(torch.randint(2, 9, (1,), generator=generator))
             ids = torch.randint(20, 200, (length,), generator=generator).tolist()
@@ -47,9 +47,9 @@ class OneStep(TARSGRPOTrainer):
         counted[:, :width] = False
         for number, ids in enumerate(chosen):
             counted[number, width + len(ids) - 1] = False
-        self._pooler = StatePooler(self._states, len(chosen), teacher_forced=counted)
-        with torch.no_grad(), self._pooler.attached(self._base_model().get_input_embeddings()):
-            self._base_model()(input_ids=torch.tensor(rows), attention_mask=mask)
+        self._rollout.pooler = StatePooler(self._layers, len(chosen), teacher_forced=counted)
+        with torch.no_grad(), self._rollout.pooler.attached(self._base.get_input_embeddings()):
+            self._base(input_ids=torch.tensor(rows), attention_mask=mask)
         return chosen, None
 
 

@@ -23,7 +23,7 @@ from tests.conftest import odd_reward, question, questions
 def generation(trainer, numbers=(0,)):
     """One generation batch as the sampler lays it out: every question once a completion."""
     dataset = trainer.train_dataset
-    return [dict(dataset[number]) for number in numbers for _ in range(trainer._group_size("train"))]
+    return [dict(dataset[number]) for number in numbers for _ in range(trainer._group_size)]
 
 
 def rollout(trainer, numbers=(0,)):
@@ -38,9 +38,10 @@ def fixed(trainer, completions):
         chosen = [list(ids) for ids in completions]
         if trainer.args.aligned and trainer.args.representation_weight:
             generator = torch.Generator().manual_seed(0)
-            states = torch.randn(len(chosen), len(trainer._states), 128, generator=generator)
-            trainer._pooler = StatePooler(trainer._states, len(chosen))
-            trainer._pooler.sums, trainer._pooler.counts = states, torch.ones(len(chosen), dtype=torch.long)
+            states = torch.randn(len(chosen), len(trainer._layers), 128, generator=generator)
+            trainer._rollout.pooler = StatePooler(trainer._layers, len(chosen))
+            trainer._rollout.pooler.sums = states
+            trainer._rollout.pooler.counts = torch.tensor([len(ids) - 1 for ids in chosen])
         return chosen, None
 
     trainer._generate_single_turn = generate
@@ -57,7 +58,7 @@ def test_group_is_two_trl_groups(make_trainer):
     """Half of a question's rows are spoken, half written, and advantages are means over one of the halves."""
     trainer = make_trainer(per_device_train_batch_size=16)
     output = rollout(trainer, (0, 1))
-    assert [row["modality"] for row in trainer._rows] == (["speech"] * 4 + ["text"] * 4) * 2
+    assert [row["modality"] for row in trainer._rollout.rows] == (["speech"] * 4 + ["text"] * 4) * 2
     assert trainer.num_generations == 4
     rewards = torch.tensor([column(trainer, name) for name in trainer.reward_func_names]).nan_to_num().T
     total = (rewards * trainer.reward_weights).sum(1)
@@ -82,7 +83,7 @@ def test_every_row_under_its_own_prompt(make_trainer, modalities):
     """
     trainer = make_trainer(modalities=modalities, num_generations=4)
     output = rollout(trainer, (2, 3))
-    model, processor = trainer._base_model(), trainer.processing_class
+    model, processor = trainer._base, trainer.processing_class
 
     def bare(row, ids, spoken):
         conversation = (spoken_prompt if spoken else written_prompt)(question(row)["prompt"])
@@ -104,7 +105,7 @@ def test_every_row_under_its_own_prompt(make_trainer, modalities):
             torch.cat([output["prompt_mask"], output["completion_mask"]], 1),
             output["completion_ids"].size(1),
         )
-    for number, row in enumerate(trainer._rows):
+    for number, row in enumerate(trainer._rollout.rows):
         ids = output["completion_ids"][number][output["completion_mask"][number].bool()].tolist()
         ours = logps[number, : len(ids)]
         spoken = row["modality"] == "speech"
@@ -124,13 +125,13 @@ def test_updates_use_the_rows_own_audio(make_trainer):
         trainer.model.zero_grad()
         trainer.current_gradient_accumulation_steps = 1
         trainer._compute_loss(trainer.model, {**inputs, "audio": audio}).backward()
-        return trainer._base_model().model.language_model.layers[0].self_attn.q_proj.weight.grad.clone()
+        return trainer._base.model.language_model.layers[0].self_attn.q_proj.weight.grad.clone()
 
     own = gradient(output["audio"])
     total = inputs["num_items_in_batch"]
     trainer.model.zero_grad()
-    model, processor = trainer._base_model(), trainer.processing_class
-    for number, row in enumerate(trainer._rows):
+    model, processor = trainer._base, trainer.processing_class
+    for number, row in enumerate(trainer._rollout.rows):
         ids = output["completion_ids"][number][output["completion_mask"][number].bool()].tolist()
         spoken = row["modality"] == "speech"
         original = question(int(row["key"][1:]))
@@ -171,7 +172,7 @@ def test_alignment_costs_no_forward_pass(make_trainer):
     for weight in (0.0, 1.0):
         trainer = make_trainer(representation_weight=weight, behavior_weight=0.0)
         passes = []
-        layer = trainer._states[0]
+        layer = trainer._layers[0]
         handle = layer.register_forward_hook(lambda *_args, passes=passes: passes.append(1))
         torch.manual_seed(0)
         rollout(trainer)
@@ -200,7 +201,7 @@ def test_alignment_columns(make_trainer):
     fixed(trainer, words(trainer, *said, *["no"] * 8))  # question 1 has none
     rollout(trainer, (0, 1))
     rep, beh = column(trainer, "representation_alignment"), column(trainer, "behavior_alignment")
-    states = trainer_states(16, len(trainer._states))
+    states = trainer_states(16, len(trainer._layers))
     vectors = trainer._behavior.encode(said)
     for row in range(4):
         expected = torch.cosine_similarity(states[row], states[5], dim=-1).mean().item()
@@ -219,7 +220,7 @@ def test_best_reference_and_chosen_layers(make_trainer):
     trainer = make_trainer(starts_with_yes, reference="best", rep_layers=[0, 2])
     fixed(trainer, words(trainer, *["no"] * 4, "yes a", "no", "yes b", "yes c"))
     rollout(trainer)
-    states = trainer_states(8, len(trainer._states))[:, [0, 2]]
+    states = trainer_states(8, len(trainer._layers))[:, [0, 2]]
     rep = column(trainer, "representation_alignment")
     for row in range(4):
         best = max(torch.cosine_similarity(states[row], states[other], dim=-1).mean().item() for other in (4, 6, 7))
@@ -240,10 +241,10 @@ def test_zero_weights_turn_the_terms_and_their_cost_off(make_trainer):
     trainer = make_trainer(representation_weight=0, behavior_weight=0, behavior_model="not/there")
     rollout(trainer)
     assert trainer.reward_func_names == ["odd_reward", "format_reward"]
-    assert trainer._behavior is None and trainer._pooler is None
+    assert trainer._behavior is None and trainer._rollout.pooler is None
     only_behavior = make_trainer(representation_weight=0)
     rollout(only_behavior)
-    assert only_behavior.reward_func_names[2:] == ["behavior_alignment"] and only_behavior._pooler is None
+    assert only_behavior.reward_func_names[2:] == ["behavior_alignment"] and only_behavior._rollout.pooler is None
 
 
 def test_reward_functions_see_modality_and_no_audio(make_trainer):
@@ -321,7 +322,7 @@ def test_a_model_that_ends_at_once(make_trainer):
     """Sampled for real: nothing but end tokens on the whole process, so no state was ever pooled."""
     trainer = make_trainer()
     end = trainer.eos_token_ids[0]
-    base = trainer._base_model()
+    base = trainer._base
     suppressed = [token for token in range(base.config.get_text_config().vocab_size) if token != end]
     trainer.generation_config.suppress_tokens = suppressed
     trainer.generation_kwargs["suppress_tokens"] = suppressed
@@ -344,7 +345,7 @@ def test_questions_that_share_a_key(make_trainer):
     data = questions(2).map(lambda row: {**row, "key": "same"})
     trainer = make_trainer(dataset=data, per_device_train_batch_size=16)
     rollout(trainer, (0, 1))
-    prompts = trainer._prompts
+    prompts = trainer._rollout.prompts
     for spoken, read in ((0, 4), (8, 12)):
         assert prompts[spoken] is prompts[spoken + 3] and prompts[read] is prompts[read + 3]
     assert prompts[4].ids != prompts[12].ids and prompts[0].ids != prompts[8].ids
@@ -360,7 +361,7 @@ def test_settings_that_have_no_effect_or_no_reference_are_refused(make_trainer):
 def test_logits_are_made_for_the_last_token_of_a_prompt(make_trainer):
     trainer = make_trainer()
     widths = []
-    trainer._base_model().lm_head.register_forward_hook(lambda _m, _args, output: widths.append(output.size(1)))
+    trainer._base.lm_head.register_forward_hook(lambda _m, _args, output: widths.append(output.size(1)))
     rollout(trainer)
     assert widths and set(widths) == {1}
 
@@ -368,14 +369,14 @@ def test_logits_are_made_for_the_last_token_of_a_prompt(make_trainer):
 def test_placeholder_cannot_be_sampled(make_trainer):
     """A model that wants nothing but audio placeholders never gets to write one, and trains on."""
     trainer = make_trainer(max_steps=1)
-    token = trainer.architecture.audio_token(trainer._base_model())
+    token = trainer.architecture.audio_token(trainer._base)
 
     def prefer_placeholder(_module, _args, output):
         if isinstance(output, torch.Tensor):
             output[..., token] += 1e4
         return output
 
-    trainer._base_model().lm_head.register_forward_hook(prefer_placeholder)
+    trainer._base.lm_head.register_forward_hook(prefer_placeholder)
     output = rollout(trainer)
     assert not (output["completion_ids"] == token).any()
 
@@ -534,7 +535,7 @@ def test_dropout_is_off_while_sampling_only(make_trainer):
     trainer = make_trainer(lora_dropout=0.5)
     active = []
     dropouts = [m for m in trainer.model.modules() if isinstance(m, torch.nn.Dropout)]
-    trainer._states[0].register_forward_hook(lambda *_: active.append(any(d.training and d.p == 0.5 for d in dropouts)))
+    trainer._layers[0].register_forward_hook(lambda *_: active.append(any(d.training and d.p == 0.5 for d in dropouts)))
     output = rollout(trainer)
     assert active and not any(active)
     trainer.current_gradient_accumulation_steps = 1
@@ -545,9 +546,9 @@ def test_dropout_is_off_while_sampling_only(make_trainer):
 def test_audio_tower_trains_when_asked(make_trainer):
     """With `freeze_audio=False` clips go through the tower in every pass, and its weights move."""
     trainer = make_trainer(lora_r=0, freeze_audio=False, max_steps=2, warmup_steps=0)
-    before = trainer._base_model().model.audio_tower.conv1.weight.clone()
+    before = trainer._base.model.audio_tower.conv1.weight.clone()
     trainer.train()
-    assert (trainer._base_model().model.audio_tower.conv1.weight - before).abs().max() > 0
+    assert (trainer._base.model.audio_tower.conv1.weight - before).abs().max() > 0
 
 
 # ---- Refusals ------------------------------------------------------------------------------------------------------

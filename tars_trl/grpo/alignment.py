@@ -1,17 +1,15 @@
 """R_rep and R_beh: how close a spoken completion's thinking and wording come to a correct written one's.
 
-Pure functions over tensors, and `StatePooler`, which averages hidden states while the decoder layers run so that the
-(layers, rows, tokens, hidden) stack never exists. N is the number of rows, L of layers, H the hidden size.
+Pure functions over tensors. N is the number of rows, L of layers, H the hidden size.
 """
 
+import random
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    pass
 
 LAYER_SETS = ("all", "shallow", "middle", "deep", "last")
 
@@ -50,30 +48,62 @@ def layer_similarity(states: Tensor, reference: Tensor) -> Tensor:
     return nn.functional.cosine_similarity(states.float(), reference.float(), dim=-1)
 
 
-def best_references(
-    states: Tensor, candidates: Sequence[Sequence[int]], group_size: int, layers: list[int]
+def choose_references(
+    candidates: Sequence[Sequence[int]],
+    keys: Sequence[str],
+    group_size: int,
+    *,
+    how: Literal["random", "first", "best"],
+    seed: int,
+    step: int,
+    states: Tensor | None = None,
+    layers: Sequence[int] = (),
 ) -> list[int]:
-    """For each spoken row the candidate of its question with the highest mean similarity (ties: the first).
+    """One reference for each spoken row: a correct written completion of the same question (paper: drawn at random).
+
+    The draw depends on (seed, step, key, how often the key occurred before in the batch) and on nothing else.
 
     Args:
-        states: (N, L, H) pooled states of all rows.
-        candidates: usable written rows of each question, see `twins.reference_candidates`.
+        candidates: usable written rows of each question, as `twins.reference_candidates` gives them.
+        keys: the key of each question, same length.
+        group_size: rows of a question, the spoken ones in the first half.
+        how: random; first; or best, the candidate with the highest mean similarity (ties: the first).
+        seed: of the run.
+        step: optimizer steps behind.
+        states: (N, L, H) pooled states of all rows, for `best`.
+        layers: those whose similarity counts, for `best`.
 
     Returns:
-        N row numbers, -1 for written rows and where there is no candidate.
+        N row numbers: the reference of each spoken row, -1 for written rows and where there is none.
     """
-    references = [-1] * states.size(0)
-    for question, rows in enumerate(candidates):
-        for row in range(question * group_size, question * group_size + group_size // 2) if rows else ():
-            similarity = layer_similarity(states[row, layers].unsqueeze(0), states[list(rows)][:, layers]).mean(-1)
-            references[row] = rows[int(similarity.argmax())]
+    half = group_size // 2
+    references: list[int] = []
+    occurrences: Counter[str] = Counter()
+    for question, (rows, key) in enumerate(zip(candidates, keys, strict=True)):
+        generator = random.Random(f"{seed}/{step}/{key}/{occurrences[key]}")  # a text seeds alike in every run
+        occurrences[key] += 1
+        for row in range(question * group_size, question * group_size + half):
+            if not rows:
+                references.append(-1)
+            elif how == "best":
+                assert states is not None
+                similarity = layer_similarity(states[row, layers], states[list(rows)][:, layers]).mean(-1)
+                references.append(rows[int(similarity.argmax())])
+            else:
+                references.append(rows[0] if how == "first" else generator.choice(list(rows)))
+        references += [-1] * (group_size - half)
     return references
 
 
-def compare(vectors: Tensor, references: Sequence[int]) -> Tensor:
+def similarity_to_reference(vectors: Tensor, references: Sequence[int]) -> Tensor:
     """Cosine of every row with its reference row, along the last dimension; 0 where the reference is -1.
 
-    `vectors` is (N, H) for embeddings (R_beh) or (N, L, H) for pooled states (R_rep, before the mean over layers).
+    Args:
+        vectors: (N, D) embeddings (R_beh) or (N, L, H) pooled states (R_rep, before the mean over layers).
+        references: N row numbers.
+
+    Returns:
+        (N,) or (N, L), float32, in [-1, 1].
     """
     index = torch.tensor(references, device=vectors.device)
     similarity = layer_similarity(vectors, vectors[index.clamp(min=0)])

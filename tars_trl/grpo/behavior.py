@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from ..models.sharding import loaded_whole
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -46,10 +48,20 @@ class BehaviorEncoder:
         number = {text: index for index, text in enumerate(distinct)}
         return embeddings[[number[text] for text in texts]].clone()
 
-    @property
-    def dimension(self) -> int:
-        """D, the length of an embedding."""
-        return int(self.model.get_embedding_dimension() or 0)
+    def encode_needed(self, texts: Sequence[str], needed: Sequence[int]) -> Tensor:
+        """Embeddings (len(texts), D) of the texts at the places `needed`; zero for the others."""
+        embeddings = torch.zeros(len(texts), int(self.model.get_embedding_dimension() or 0))
+        if needed:
+            embeddings[list(needed)] = self.encode([texts[place] for place in needed]).cpu()
+        return embeddings
+
+
+def behavior_encoder(config: Any, device: torch.device) -> BehaviorEncoder | None:
+    """The encoder of a run (`TARSGRPOConfig`); None where R_beh is off."""
+    if not config.aligned or not config.behavior_weight:
+        return None
+    with loaded_whole():
+        return BehaviorEncoder(config.behavior_model, config.behavior_device or device, config.behavior_batch_size)
 
 
 def _package_folder(model: str) -> str:

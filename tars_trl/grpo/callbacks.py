@@ -1,10 +1,13 @@
-"""The progress line: both accuracies and the gap beside the bar, instead of fifty metrics as a dict."""
+"""What speaks while a run goes on: the progress line, and health warnings; and who publishes it (`Publisher`)."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback
+
+from ..errors import SettingError
 
 SHOWN = {
     "speech": ("speech/accuracy", "eval_speech/accuracy", "eval_speech/accuracy_greedy"),
@@ -106,3 +109,35 @@ class HealthCallback(TrainerCallback):
         values = [log.get(key) for log in self.recent]
         halves = [[v for v in half if v is not None] for half in (values[: self.steps], values[self.steps :])]
         return sum(halves[1]) / len(halves[1]) - sum(halves[0]) / len(halves[0]) if all(halves) else 0.0
+
+
+class Publisher(TrainerCallback, ABC):
+    """Who decides where a run that pushes may go, and writes its card; `tars_trl.share.publishing` has one.
+
+    The trainer knows this interface alone: it looks for an instance among its callbacks.
+    """
+
+    @abstractmethod
+    def prepare(self, trainer: Any, token: str | None, private: bool | None) -> bool:
+        """See that the run may push to its repository, before that is created; returns whether it is private."""
+
+    @abstractmethod
+    def write_card(self, trainer: Any) -> None:
+        """The card (README.md) of the output folder, in which `run.json` was just written."""
+
+
+def publisher_of(trainer: Any) -> Publisher | None:
+    """The publisher among a trainer's callbacks.
+
+    Raises:
+        SettingError: there is none, and the run is to be pushed.
+    """
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, Publisher):
+            return callback
+    if trainer.args.push_to_hub:
+        raise SettingError(
+            "push_to_hub=True without a publisher: nothing would keep the repository private, or what it holds from "
+            "being overwritten. Add tars_trl.PublishCallback() to the trainer's callbacks, as the recipes do."
+        )
+    return None

@@ -37,11 +37,11 @@ def twin_metrics(
         correct: the reward function that says correct: 1 or more (`reference_reward`).
     """
     total = total_rewards(rewards, weights)
-    found = [modality_of(row, group_size, modalities) for row in range(len(rewards))]
+    row_modalities = [modality_of(row, group_size, modalities) for row in range(len(rewards))]
     size = group_size // 2 if modalities == "both" else group_size
     metrics: dict[str, float] = {}
-    for modality in dict.fromkeys(found):
-        rows = torch.tensor([name == modality for name in found], device=rewards.device)
+    for modality in dict.fromkeys(row_modalities):
+        rows = torch.tensor([name == modality for name in row_modalities], device=rewards.device)
         groups = total[rows].view(-1, size)
         std = (groups - groups.nanmean(1, keepdim=True)).square().nanmean(1).sqrt()
         values = {
@@ -62,3 +62,17 @@ def twin_metrics(
         metrics["gap/accuracy"] = text - speech
         metrics["gap/recovery_rate"] = 100 * speech / text if text > 0 else float("nan")
     return metrics
+
+
+def layer_metrics(similarity: Tensor, references: Sequence[int]) -> dict[str, float]:
+    """Mean similarity of the rows that have a reference, over the first, middle and last third of the layers.
+
+    Args:
+        similarity: (N, L), of each row to its reference.
+        references: N row numbers, -1 where there is none.
+    """
+    compared = [row for row, reference in enumerate(references) if reference >= 0]
+    if not compared:
+        return {}
+    thirds = zip(("first", "middle", "last"), similarity[compared].mean(0).tensor_split(3), strict=True)
+    return {f"alignment/layer_similarity/{name}_third": part.mean().item() for name, part in thirds if len(part)}

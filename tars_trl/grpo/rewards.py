@@ -1,4 +1,4 @@
-"""Task rewards: ordinary TRL reward functions, for both modalities alike.
+"""Task rewards: ordinary TRL reward functions, for both modalities alike; and the columns of the alignment rewards.
 
 A reward function gets `completions` (as TRL gives them: text, or a conversation of one assistant message) and the data
 set's columns, and returns one number a completion, or None where it does not apply.
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..data.answers import Completion, completion_text, extract_strict, is_well_formed
+from ..errors import SettingError
 
 
 def accuracy_reward(
@@ -35,3 +36,53 @@ def accuracy_reward(
 def format_reward(completions: list[Completion], **kwargs: Any) -> list[float]:
     """R_fmt: 1 if the completion is `<think>…</think><answer>The answer is X.</answer>`, else 0 (weight 0.5)."""
     return [float(is_well_formed(completion_text(completion))) for completion in completions]
+
+
+def representation_alignment(prompts: list, **kwargs: Any) -> list[None]:
+    """Column of R_rep among TRL's reward functions; the trainer fills it in once references are known."""
+    return [None] * len(prompts)
+
+
+def behavior_alignment(prompts: list, **kwargs: Any) -> list[None]:
+    """Column of R_beh among TRL's reward functions; the trainer fills it in once references are known."""
+    return [None] * len(prompts)
+
+
+def rewards_and_weights(reward_funcs: Any, config: Any) -> tuple[list[Any], list[float]]:
+    """The reward functions of a run, alignment columns behind the user's own, and the weight of each.
+
+    Args:
+        reward_funcs: as TRL takes them: one or several functions, models or model ids.
+        config: a `TARSGRPOConfig`.
+
+    Raises:
+        SettingError: there is none, weights do not match, or none is called `reference_reward` where it is needed.
+    """
+    funcs = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs] if reward_funcs else []
+    if not funcs:
+        raise SettingError(
+            "No reward_funcs were given, so nothing can be learned. Give [accuracy_reward, format_reward]."
+        )
+    names = [getattr(func, "__name__", type(func).__name__) for func in funcs]
+    weights = config.reward_weights
+    if weights is None:
+        weights = [config.format_weight if name == "format_reward" else 1.0 for name in names]
+    if len(weights) != len(funcs):
+        raise SettingError(
+            f"reward_weights has {len(weights)} values for {len(funcs)} reward functions. Give one weight for each; "
+            "the alignment rewards have representation_weight and behavior_weight."
+        )
+    if not config.aligned:
+        return funcs, [*weights]
+    if config.reference_reward not in names:
+        raise SettingError(
+            f"reference_reward={config.reference_reward!r} is none of the reward functions ({', '.join(names)}), so "
+            "no written completion could be known to be correct. Name one of them, or set representation_weight and "
+            "behavior_weight to 0."
+        )
+    columns = (
+        (representation_alignment, config.representation_weight),
+        (behavior_alignment, config.behavior_weight),
+    )
+    used = [(column, weight) for column, weight in columns if weight]
+    return [*funcs, *(column for column, _ in used)], [*weights, *(weight for _, weight in used)]

@@ -5,10 +5,7 @@ written, so that two ordinary TRL groups lie side by side. Everything here is a 
 the question's key and the seed: nothing depends on how rows fell on processes.
 """
 
-import random
-from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
 
 from ..data.prompts import Modalities, Modality
 
@@ -36,39 +33,3 @@ def reference_candidates(usable: Sequence[bool], group_size: int) -> list[list[i
         [row for row in range(start + half, start + group_size) if usable[row]]
         for start in range(0, len(usable), group_size)
     ]
-
-
-def draw_references(
-    candidates: Sequence[Sequence[int]],
-    keys: Sequence[str],
-    group_size: int,
-    *,
-    seed: int,
-    step: int,
-    how: Literal["random", "first"] = "random",
-) -> list[int]:
-    """One reference for each spoken row: a correct written completion of the same question, drawn at random.
-
-    The draw depends on (seed, step, key, how often the key occurred before in the batch) and on nothing else.
-
-    Args:
-        candidates: as `reference_candidates` returns them, one list a question.
-        keys: the key of each question, same length.
-        group_size: rows of a question, the spoken ones in the first half.
-
-    Returns:
-        N row numbers: the reference of each spoken row, -1 for written rows and where there is none.
-    """
-    half = group_size // 2
-    references: list[int] = []
-    seen: Counter[str] = Counter()
-    for rows, key in zip(candidates, keys, strict=True):
-        generator = random.Random(f"{seed}/{step}/{key}/{seen[key]}")  # seeding with a string is stable across runs
-        seen[key] += 1
-        for _ in range(half):
-            if not rows:
-                references.append(-1)
-            else:
-                references.append(rows[0] if how == "first" else generator.choice(rows))
-        references += [-1] * (group_size - half)
-    return references

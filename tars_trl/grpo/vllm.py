@@ -1,16 +1,16 @@
 """Rollouts by vLLM: TRL's generation layer, taught to hear.
 
 TRL starts the engine (colocate) or the client (server), gathers, samples and syncs weights; it knows images only.
-`SpeechGeneration` adds what Qwen2.5-Omni's audio needs, `VLLMRollouts` what the trainer needs: a check that vLLM and
-the trained model are the same policy, and R_rep's states, which come from the pass that computes the old log-probs.
+`SpeechGeneration` adds what audio needs, and checks before the first step that vLLM and the trained model are the same
+policy. R_rep's states come from the pass that computes the old log-probs, or from `pool_without_old_logps`.
 
-Written against vLLM 0.22 (`vllm/inputs/llm.py`, `vllm/sampling_params.py`, `vllm/entrypoints/serve`,
-`vllm/model_executor/models/qwen2_5_omni_thinker.py`) and tested with a stand-in engine, not with vLLM itself.
+Written against vLLM 0.22 (`vllm/inputs/llm.py`, `vllm/sampling_params.py`, `vllm/entrypoints/serve`) and tested with a
+stand-in engine, not with vLLM itself.
 """
 
 import base64
 import io
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -23,56 +23,49 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
-from ..models.hooks import StatePooler
+from ..data.audio import TARGET_RATE
+from ..errors import SettingError
+from ..models import SpeechLLM
+from ..models.prompting import base_of, heard
+from .rollout import Rollout
 
-MODEL_TYPES = ("qwen2_5_omni", "qwen2_5_omni_thinker")
 PARITY_QUESTIONS = 4  # rows of each process
 PARITY_TOKENS = 32
 Clip = tuple[np.ndarray, int]
 """Waveform and its rate in Hz, as vLLM takes audio."""
 
 
-def check_supported(model_type: str) -> None:
+def check_supported(architecture: SpeechLLM, model_type: str) -> None:
     """Refuse `use_vllm` for architectures that vLLM has no native implementation of."""
-    if model_type not in MODEL_TYPES:
-        raise ValueError(
+    if not architecture.in_vllm:
+        raise SettingError(
             f"use_vllm=True with a {model_type} model: vLLM has no implementation of it that takes these weights. "
-            "Set use_vllm=False, or train a Qwen2.5-Omni."
+            "Set use_vllm=False, or train a model of another class."
         )
-
-
-def checkpoint_name(name: str) -> str:
-    """A thinker's parameter under the name of the whole Omni checkpoint, which vLLM's loader expects."""
-    for module, stored in (("language_model.", "model."), ("audio_tower.", "audio_tower."), ("visual.", "visual.")):
-        if name.startswith(f"model.{module}"):
-            return f"thinker.{stored}{name.removeprefix(f'model.{module}')}"
-    return f"thinker.{name}"
 
 
 class SpeechGeneration(VLLMGeneration):
     """The engine or client that TRL has started, with audio, checkpoint names and checked prompts."""
 
+    architecture: SpeechLLM
     audio_token: int
+    suppressed: list[int]
+    parity_checked: bool
 
     @classmethod
-    def of(
-        cls, generation: VLLMGeneration, audio_token: int, end_tokens: Sequence[int], suppressed: Sequence[int]
-    ) -> "SpeechGeneration":
-        """Take over what `generation` holds.
-
-        Args:
-            generation: as `GRPOTrainer` has started it.
-            audio_token: id of the placeholder.
-            end_tokens: ids that end a completion, the same as without vLLM.
-            suppressed: ids that may not be sampled.
-        """
+    def take_over(cls, trainer: Any) -> "SpeechGeneration":
+        """What a trainer's generation holds, as `GRPOTrainer` has started it, in an object of this class."""
+        generation, architecture = trainer.vllm_generation, trainer.architecture
+        base = base_of(trainer.accelerator.unwrap_model(trainer.model))
         speech = cls.__new__(cls)
         speech.__dict__.update(generation.__dict__)
-        speech.audio_token = audio_token
+        speech.architecture, speech.audio_token = architecture, architecture.audio_token(base)
+        speech.suppressed = trainer.args.generation_kwargs["suppress_tokens"]
+        speech.parity_checked = False
         # vLLM knows no `suppress_tokens`; -100 is the most that its servers accept.
         options = {name: value for name, value in generation.generation_kwargs.items() if name != "suppress_tokens"}
-        bias = {**dict.fromkeys(suppressed, -100.0), **options.get("logit_bias", {})}
-        speech.generation_kwargs = {**options, "logit_bias": bias, "stop_token_ids": list(end_tokens)}
+        bias = {**dict.fromkeys(speech.suppressed, -100.0), **options.get("logit_bias", {})}
+        speech.generation_kwargs = {**options, "logit_bias": bias, "stop_token_ids": list(trainer.eos_token_ids)}
         if speech.mode == "colocate":
             speech.llm.generate = partial(_with_audio, speech.llm.generate)
         elif speech.accelerator.is_main_process:
@@ -80,7 +73,7 @@ class SpeechGeneration(VLLMGeneration):
         return speech
 
     def _fix_param_name_to_vllm(self, name: str, extra_prefixes: list[str] | None = None) -> str:
-        return checkpoint_name(super()._fix_param_name_to_vllm(name, extra_prefixes))
+        return self.architecture.vllm_parameter(super()._fix_param_name_to_vllm(name, extra_prefixes))
 
     def generate(
         self, prompts: list[list[int]], images: list | None, num_generations: int, profiler: Any = None
@@ -148,6 +141,87 @@ class SpeechGeneration(VLLMGeneration):
         finally:
             self.__dict__.update(kept)
 
+    def check_parity(self, trainer: Any, rollout: Rollout) -> None:
+        """Stop unless vLLM's greedy tokens are those of the trained model, near ties aside; once, before it samples.
+
+        A few rows of each process are completed by vLLM, and the model then scores every token: how much less likely,
+        in nats, than its own favourite at that place. Rounding costs tenths; another model, a clip that was not heard
+        or weights that did not arrive cost many times that.
+
+        Args:
+            trainer: whose model is trained; TRL notes in it which step's weights vLLM has.
+            rollout: with its clips' audio embeddings.
+
+        Raises:
+            ValueError: on all processes, if a token on any of them is worse than `vllm_parity_tolerance`.
+        """
+        tolerance = trainer.args.vllm_parity_tolerance
+        if self.parity_checked or not tolerance:
+            return
+        self.parity_checked = True
+        self.sync_weights()
+        trainer._last_loaded_step = trainer.state.global_step
+        count = min(PARITY_QUESTIONS, len(rollout.rows))
+        places = [len(rollout.rows) * number // count for number in range(count)]
+        prompts = [rollout.prompts[place].ids for place in places]
+        completions = self.greedy(prompts, [clips_of(rollout)[place] for place in places], PARITY_TOKENS)
+        worst, text = 0.0, ""
+        clips = [rollout.clips[place] for place in places]
+        with torch.no_grad(), heard(base_of(trainer.accelerator.unwrap_model(trainer.model)), clips):
+            for place, prompt, completion in zip(places, prompts, completions, strict=True):
+                costs, favourites = self._costs(trainer, prompt, list(completion))
+                token = int(costs.argmax())
+                if costs[token] > worst:
+                    worst, row = float(costs[token]), rollout.rows[place]
+                    said, better = (
+                        repr(trainer._tokenizer.decode([t])) for t in (completion[token], favourites[token])
+                    )
+                    text = (
+                        f"token {token + 1} of question {row['key']} ({row['modality']}) is {said} with vLLM and "
+                        f"{better} with the trained model, {worst:.2f} nats apart"
+                    )
+        worsts = trainer.accelerator.gather(torch.tensor([worst], device=trainer.accelerator.device))
+        if float(worsts.max()) > tolerance:
+            raise ValueError(
+                f"vLLM and the trained model differ before the first step: {text or 'on another process'} "
+                f"(vllm_parity_tolerance={tolerance}). Rollouts would come from another policy. Check that vLLM serves "
+                "this very base model and revision and supports its audio, or set use_vllm=False; 0 leaves this check "
+                "out."
+            )
+
+    def _costs(self, trainer: Any, prompt: list[int], completion: list[int]) -> tuple[Tensor, Tensor]:
+        """(tokens,) each: by how many nats a token is less likely than the model's favourite, and that favourite."""
+        ids = torch.tensor([prompt + completion], device=trainer.accelerator.device)
+        with trainer.accelerator.autocast():
+            logits = trainer.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        logits = logits[0, len(prompt) - 1 : -1].float()
+        logits[:, self.suppressed] = -torch.inf
+        best = logits.log_softmax(-1).max(-1)
+        chosen = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None]).squeeze(1)
+        return (best.values - chosen).nan_to_num(nan=torch.inf), best.indices
+
+
+def clips_of(rollout: Rollout) -> list[list[Clip] | None]:
+    """Each row's clip where TRL has its images, None for a written row."""
+    waveforms = [prompt.waveform for prompt in rollout.prompts]
+    return [None if waveform is None else [(waveform, TARGET_RATE)] for waveform in waveforms]
+
+
+def pool_without_old_logps(trainer: Any, rollout: Rollout, completion_ids: list[list[int]]) -> None:
+    """A pass of its own over what vLLM sampled, for R_rep's states, where TRL computes no old log-probs."""
+    device, value = trainer.accelerator.device, trainer._tokenizer.pad_token_id
+    ids, masks = [], []
+    for rows, side in (([prompt.ids for prompt in rollout.prompts], "left"), (completion_ids, "right")):
+        tensors = [torch.tensor(row, device=device) for row in rows]
+        ids.append(pad(tensors, padding_value=value, padding_side=side))
+        masks.append(pad([torch.ones_like(row) for row in tensors], padding_value=0, padding_side=side))
+    args = trainer.args
+    batch = args.per_device_train_batch_size if trainer.model.training else args.per_device_eval_batch_size
+    with torch.no_grad(), disable_gradient_checkpointing(trainer.model, args.gradient_checkpointing_kwargs):
+        trainer._get_per_token_logps_and_entropies(
+            trainer.model, torch.cat(ids, 1), torch.cat(masks, 1), ids[1].size(1), batch
+        )
+
 
 def _with_audio(generate: Callable, prompts: list[dict[str, Any]], **options: Any) -> list:
     """`LLM.generate` for what TRL takes for images."""
@@ -190,101 +264,3 @@ def audio_features(client: Any, clips: list[list[Clip] | None], max_concurrent_r
 
     with ThreadPoolExecutor(max_concurrent_requests) as executor:
         return list(executor.map(send, clips))
-
-
-class VLLMRollouts:
-    """The part of `TARSGRPOTrainer` that is only about vLLM; does nothing unless `use_vllm`."""
-
-    _to_pool = False
-    _parity_checked = False
-    _pooler: StatePooler | None
-
-    def _start_vllm(self: Any, suppressed: Collection[int]) -> None:
-        if self.use_vllm:
-            token = self.architecture.audio_token(self._base_model())
-            self._suppressed = sorted(suppressed)
-            self.vllm_generation = SpeechGeneration.of(
-                self.vllm_generation, token, self.eos_token_ids, self._suppressed
-            )
-
-    def _check_parity(self: Any, clips: list, waveforms: list[list[Clip] | None]) -> None:
-        """Stop unless vLLM's greedy tokens are those of the trained model, near ties aside; once, before it samples.
-
-        A few rows of each process are completed by vLLM, and the model then scores every token: how much less likely,
-        in nats, than its own favourite at that place. Rounding costs tenths; another model, a clip that was not heard
-        or weights that did not arrive cost many times that.
-
-        Raises:
-            ValueError: on all processes, if a token on any of them is worse than `vllm_parity_tolerance`.
-        """
-        if self._parity_checked or not self.use_vllm or not self.args.vllm_parity_tolerance:
-            return
-        self._parity_checked = True
-        self.vllm_generation.sync_weights()
-        self._last_loaded_step = self.state.global_step
-        count = min(PARITY_QUESTIONS, len(self._prompts))
-        rows = [len(self._prompts) * number // count for number in range(count)]
-        prompts = [self._prompts[row].ids for row in rows]
-        completions = self.vllm_generation.greedy(prompts, [waveforms[row] for row in rows], PARITY_TOKENS)
-        worst, text = 0.0, ""
-        device = self.accelerator.device
-        with torch.no_grad(), self._audio([clips[row] for row in rows]), self.accelerator.autocast():
-            for row, prompt, completion in zip(rows, prompts, completions, strict=True):
-                ids = torch.tensor([prompt + list(completion)], device=device)
-                logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-                logits = logits[0, len(prompt) - 1 : -1].float()
-                logits[:, self._suppressed] = -torch.inf
-                scores = logits.log_softmax(-1)
-                chosen = scores.gather(1, ids[0, len(prompt) :, None]).squeeze(1)
-                cost = (scores.max(-1).values - chosen).nan_to_num(nan=torch.inf)
-                place = int(cost.argmax())
-                if cost[place] > worst:
-                    words = [
-                        repr(self._tokenizer.decode([token])) for token in (completion[place], scores[place].argmax())
-                    ]
-                    worst = float(cost[place])
-                    text = (
-                        f"token {place + 1} of question {self._rows[row]['key']} ({self._rows[row]['modality']}) is "
-                        f"{words[0]} with vLLM and {words[1]} with the trained model, {worst:.2f} nats apart"
-                    )
-        largest = float(self.accelerator.gather(torch.tensor([worst], device=device)).max())
-        if largest > self.args.vllm_parity_tolerance:
-            raise ValueError(
-                f"vLLM and the trained model differ before the first step: {text or 'on another process'} "
-                f"(vllm_parity_tolerance={self.args.vllm_parity_tolerance}). Rollouts would come from another policy. "
-                "Check that vLLM serves this very base model and revision and supports its audio, or set "
-                "use_vllm=False; 0 leaves this check out."
-            )
-
-    def _pool_sampled(self: Any, completion_ids: list[list[int]]) -> None:
-        """Have the states of vLLM's completions pooled: by the pass for old log-probs, or by one of their own."""
-        self._to_pool = True
-        if self.vllm_importance_sampling_correction:
-            return  # TRL always computes the old log-probs then, and first
-        prompts, completions = [prompt.ids for prompt in self._prompts], completion_ids
-        device, value = self.accelerator.device, self._tokenizer.pad_token_id
-        ids, masks = [], []
-        for rows, side in ((prompts, "left"), (completions, "right")):
-            tensors = [torch.tensor(row, device=device) for row in rows]
-            ids.append(pad(tensors, padding_value=value, padding_side=side))
-            masks.append(pad([torch.ones_like(row) for row in tensors], padding_value=0, padding_side=side))
-        batch = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            self._get_per_token_logps_and_entropies(
-                self.model, torch.cat(ids, 1), torch.cat(masks, 1), ids[1].size(1), batch
-            )
-
-    def _get_per_token_logps_and_entropies(
-        self: Any, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
-    ) -> tuple:
-        scored = super()._get_per_token_logps_and_entropies  # type: ignore[misc] # of GRPOTrainer
-        if not self._to_pool:
-            return scored(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
-        self._to_pool = False
-        # The last token does not count, as when completions are sampled here: it is the end, or never fed back.
-        completion = attention_mask[:, -logits_to_keep:].bool()
-        counted = torch.zeros_like(attention_mask, dtype=torch.bool)
-        counted[:, -logits_to_keep:] = completion & (completion.cumsum(1) < completion.sum(1, keepdim=True))
-        self._pooler = StatePooler(self._states, len(input_ids), teacher_forced=counted)
-        with self._pooler.attached(self._base_model().get_input_embeddings()):
-            return scored(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)

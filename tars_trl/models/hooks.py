@@ -1,4 +1,9 @@
-"""All that attaches to a model: audio in, states out, last logits."""
+"""All that attaches to a model: audio in (`placed_audio`), states out (`StatePooler`), last logits alone.
+
+A hook cannot see which rows a pass holds. Each of these therefore takes the rows in order, in chunks of any size, and
+refuses what does not fit: a pass that runs past the last row, leaving in the middle of them, tokens that were not
+counted. Nothing is paid or placed by guess.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -6,6 +11,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+class RowCounter:
+    """Which of N rows a pass holds: passes go through them in order, in chunks of any size, or over and over again."""
+
+    def __init__(self, num_rows: int):
+        self.num_rows = num_rows
+        self.position = 0
+
+    def advance(self, size: int) -> slice:
+        """The rows of a pass of `size` rows.
+
+        Raises:
+            RuntimeError: the pass runs past the last row, so that rows and what belongs to them are out of step.
+        """
+        rows = slice(self.position, self.position + size)
+        if rows.stop > self.num_rows:
+            raise RuntimeError(
+                f"A forward pass holds {size} rows where {self.num_rows - self.position} of {self.num_rows} are left. "
+                "Rows that are expanded (beams, several sequences a prompt) need their audio repeated likewise; a pass "
+                "must not run past the last row."
+            )
+        self.position = rows.stop % self.num_rows
+        return rows
 
 
 @contextmanager
@@ -23,26 +52,25 @@ def placed_audio(embedding: nn.Module, audio_token: int, rows: Sequence[Tensor |
 
     Raises:
         ValueError: from the pass itself, if a row's placeholders and embeddings differ in number.
+        RuntimeError: from a pass that runs past the last row, and at the end, if the block leaves in the middle.
     """
-    position = 0
+    counter = RowCounter(len(rows))
 
     def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        nonlocal position
         ids: Tensor = args[0]
-        chunk = [rows[(position + offset) % len(rows)] for offset in range(ids.size(0))]
-        position = (position + ids.size(0)) % len(rows)
+        chunk = rows[counter.advance(ids.size(0))]
         if ids.size(1) == 1:  # decoding, where placeholders are suppressed; to look would wait for the GPU
             return output
         mask = ids == audio_token
         if all(clip is None for clip in chunk) and not bool(mask.any()):
             return output
-        for number, (clip, found) in enumerate(zip(chunk, mask.sum(1).tolist(), strict=True)):
+        for number, (clip, placeholders) in enumerate(zip(chunk, mask.sum(1).tolist(), strict=True)):
             wanted = 0 if clip is None else clip.size(0)
-            if found != wanted:
+            if placeholders != wanted:
                 raise ValueError(
-                    f"Row {number} of a forward pass holds {found} audio placeholders for {wanted} audio embeddings. "
-                    "Audio tokens were cut, repeated or sampled; do not truncate prompts, and keep the placeholders "
-                    "among the tokens that generation suppresses."
+                    f"Row {number} of a forward pass holds {placeholders} audio placeholders for {wanted} audio "
+                    "embeddings. Audio tokens were cut, repeated or sampled; do not truncate prompts, and keep the "
+                    "placeholders among the tokens that generation suppresses."
                 )
         audio = torch.cat([clip for clip in chunk if clip is not None]).to(output.device, output.dtype)
         return output.masked_scatter(mask.unsqueeze(-1), audio)
@@ -50,6 +78,11 @@ def placed_audio(embedding: nn.Module, audio_token: int, rows: Sequence[Tensor |
     handle = embedding.register_forward_hook(hook)
     try:
         yield
+        if counter.position:
+            raise RuntimeError(
+                f"Only {counter.position} of {len(rows)} rows went through the model before their audio was taken "
+                "away, so a later pass would get the wrong clips. Pass all rows, or place the audio of those alone."
+            )
     finally:
         handle.remove()
 
@@ -87,6 +120,7 @@ class StatePooler:
             tensor or a tuple that starts with one.
         num_rows: N.
         end_tokens: ids that end a completion.
+        teacher_forced: see above.
     """
 
     def __init__(
@@ -97,9 +131,9 @@ class StatePooler:
         teacher_forced: Tensor | None = None,
     ):
         self.layers = layers
-        self.num_rows = num_rows
         self.end_tokens = torch.tensor(sorted(end_tokens), dtype=torch.long)
         self.mask = teacher_forced
+        self.counter = RowCounter(num_rows)
         self.ended: Tensor | None = None
         self.weights: Tensor | None = None  # (rows of this pass, tokens of this pass), which positions count
         self.rows = slice(0, 0)
@@ -120,12 +154,10 @@ class StatePooler:
 
     def _watch(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         ids: Tensor = args[0]
+        self.rows = self.counter.advance(ids.size(0))
         if self.mask is not None:
-            start = self.rows.stop % self.num_rows
-            self.rows = slice(start, start + ids.size(0))
             self.weights = self.mask[self.rows]
         else:
-            self.rows = slice(0, self.num_rows)
             if self.ended is None:  # the prompt
                 self.ended = torch.zeros(ids.size(0), dtype=torch.bool, device=ids.device)
                 self.end_tokens = self.end_tokens.to(ids.device)
@@ -135,7 +167,7 @@ class StatePooler:
                 raise RuntimeError(
                     f"{ids.size(1)} tokens a row went through the model in one step of sampling, so that prompt and "
                     "completion can no longer be told apart. Sample with a cache (use_cache: true), and keep both in "
-                    "the length that the model caches (Phi-4-multimodal: 4,096 tokens)."
+                    "the length that the model caches (original_max_position_embeddings, where its config has one)."
                 )
             self.ended = self.ended | torch.isin(ids[:, -1], self.end_tokens)
             self.weights = (~self.ended).unsqueeze(1)
@@ -157,14 +189,41 @@ class StatePooler:
         if self.mask is None:
             rows = rows.masked_fill(~self.weights.to(rows.device).unsqueeze(-1), 0.0)
         if self.sums is None:
-            size = (self.num_rows, *rows.shape[1:])
+            size = (self.counter.num_rows, *rows.shape[1:])
             self.sums = torch.zeros(size, dtype=torch.float32, device=rows.device)
         self.sums[self.rows].add_(rows)
         self.states.clear()
 
-    def pooled(self) -> tuple[Tensor, Tensor]:
-        """Means (N, L, H) in float32 and the number of tokens (N,) they are over; a mean over none is zero."""
-        if self.sums is None:
-            raise RuntimeError("No completion token went through the model while the pooler was attached.")
-        counts = self.counts.to(self.sums.device)
-        return self.sums / counts.clamp(min=1).view(-1, 1, 1), counts
+    def pooled(self, expected: Sequence[int], hidden_size: int) -> Tensor:
+        """Means (N, L, H) in float32; a mean over no token is zero.
+
+        Args:
+            expected: N numbers of tokens that the means have to be over, counted from the completions.
+            hidden_size: H.
+
+        Raises:
+            RuntimeError: other tokens than these went through the model while the pooler was attached.
+        """
+        counts = self.counts.tolist()
+        if counts != list(expected) or (self.sums is None and any(counts)):
+            raise RuntimeError(
+                f"States of {counts} tokens a row were pooled where the completions have {list(expected)}, so R_rep "
+                "would compare something else. The layers of this model are not run as expected: report it with the "
+                "model's class, and set representation_weight=0 meanwhile."
+            )
+        if self.sums is None:  # every completion is empty
+            return torch.zeros(len(counts), len(self.layers), hidden_size, device=self.counts.device)
+        return self.sums / self.counts.to(self.sums.device).clamp(min=1).view(-1, 1, 1)
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Dropout off while completions are sampled and scored: the policy that is rewarded is the one without noise."""
+    active = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
+    for module in active:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in active:
+            module.train()

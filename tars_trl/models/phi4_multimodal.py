@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import Features, Prompt
+from . import Features, Prompt, SpeechLLM
 
 logger = logging.getLogger(__name__)
 
@@ -20,35 +20,36 @@ SPEECH_LORA = "speech-lora"
 """Subfolder of the checkpoint with the adapter that speech needs; a checkpoint without it is taken as merged."""
 
 
-class Phi4Multimodal:
-    """Phi-4-multimodal behind `tars_trl.models.SpeechLLM`; stateless.
+class Phi4Multimodal(SpeechLLM):
+    """Phi-4-multimodal.
 
     Prompt and completion together stay within `config.original_max_position_embeddings` (4,096) tokens: beyond it the
     class changes its rotary frequencies for a whole batch and starts its cache anew.
     """
 
+    class_name = "Phi4MultimodalForCausalLM"
     audio_modules = {
         "audio tower": "model.embed_tokens_extend.audio_embed.encoder",
         "audio projector": "model.embed_tokens_extend.audio_embed",  # what of it is not the tower
         "vision tower": "model.embed_tokens_extend.image_embed",
     }
+    decoder = "model"
     lora_targets = r"(.*\.)?model\.layers\.\d+\.(self_attn\.(qkv|o)|mlp\.(gate_up|down))_proj"
 
-    def load(self, model_id: str = MODEL_ID, **kwargs: Any) -> Any:
-        """The native model, its speech LoRA merged; `revision` defaults to the native one of Microsoft's repository.
+    decoder_layer_class = "Phi4MultimodalDecoderLayer"
+    native_revisions = {MODEL_ID: NATIVE_REVISION}
+
+    def load(self, model_id: str, **kwargs: Any) -> Any:
+        """The native model, its speech LoRA merged.
 
         Raises:
             ValueError: the speech LoRA does not fit the model.
         """
-        from transformers import Phi4MultimodalForCausalLM
-
-        if model_id == MODEL_ID and kwargs.get("revision") is None:
-            kwargs["revision"] = NATIVE_REVISION
         attention = kwargs.get("attn_implementation")
         if isinstance(attention, str) and "flash" in attention:
             # The audio tower adds a bias for the distance of frames, which flash attention cannot take.
             kwargs["attn_implementation"] = {"": attention, "audio_config": "sdpa", "vision_config": "sdpa"}
-        model = Phi4MultimodalForCausalLM.from_pretrained(model_id, **kwargs)
+        model = super().load(model_id, **kwargs)
         where = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if kwargs.get(name) is not None}
         return self._with_speech_lora(model, model_id, where)
 
@@ -151,7 +152,3 @@ class Phi4Multimodal:
         """The audio and image placeholders."""
         config = model.config
         return sorted({config.audio_config.audio_token_id, config.vision_config.image_token_id})
-
-    def state_modules(self, model: Any) -> list[nn.Module]:
-        """All decoder layers but the last, and the final norm in place of the last."""
-        return [*model.model.layers[:-1], model.model.norm]

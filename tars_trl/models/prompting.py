@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,10 @@ def twin_prompt(
         AudioError: the clip cannot be read.
     """
     if modality == "speech":
-        return architecture.prompt(processor, spoken_prompt(row["prompt"]), load_audio(row["audio"]), **template)
+        waveform = load_audio(row["audio"])
+        return replace(
+            architecture.prompt(processor, spoken_prompt(row["prompt"]), waveform, **template), waveform=waveform
+        )
     return architecture.prompt(processor, written_prompt(row["prompt"]), None, **template)
 
 

@@ -5,29 +5,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import Features, Prompt
+from . import Features, Prompt, SpeechLLM
 
 
-class Qwen2_5OmniThinker:
-    """The thinker behind `tars_trl.models.SpeechLLM`; stateless."""
+class Qwen2_5OmniThinker(SpeechLLM):
+    """The thinker alone, from an Omni checkpoint (`Qwen/Qwen2.5-Omni-7B`) or a thinker's own."""
 
+    class_name = "Qwen2_5OmniThinkerForConditionalGeneration"
     audio_modules = {
         "audio tower": "model.audio_tower",
         "audio projector": "model.audio_tower.proj",
         "vision tower": "model.visual",
     }
+    decoder = "model.language_model"
     lora_targets = r"(.*\.)?model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 
-    def load(self, model_id: str, **kwargs: Any) -> Any:
-        """The thinker alone, from an Omni checkpoint (`Qwen/Qwen2.5-Omni-7B`) or a thinker's own."""
-        from transformers import Qwen2_5OmniThinkerForConditionalGeneration
-
-        return Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(model_id, **kwargs)
-
-    def prepare(self, model: Any) -> None:
-        """Nothing is missing."""
+    decoder_layer_class = "Qwen2_5OmniDecoderLayer"
+    in_vllm = True
 
     def prompt(
         self, processor: Any, conversation: list[dict[str, Any]], waveform: np.ndarray | None, **kwargs: Any
@@ -59,16 +55,9 @@ class Qwen2_5OmniThinker:
         lengths = tower._get_feat_extract_output_lengths(mask.sum(-1))[1].tolist()
         return list(outputs.last_hidden_state.split(lengths))
 
-    def audio_token(self, model: Any) -> int:
-        """Id of `<|AUDIO|>`."""
-        return int(model.config.audio_token_id)
-
-    def unsampled_tokens(self, model: Any) -> list[int]:
-        """The audio, image and video placeholders."""
-        config = model.config
-        return sorted({config.audio_token_id, config.image_token_id, config.video_token_id})
-
-    def state_modules(self, model: Any) -> list[nn.Module]:
-        """All decoder layers but the last, and the final norm in place of the last."""
-        decoder = model.model.language_model
-        return [*decoder.layers[:-1], decoder.norm]
+    def vllm_parameter(self, name: str) -> str:
+        """A thinker's parameter under the name of the whole Omni checkpoint."""
+        for module, stored in (("language_model.", "model."), ("audio_tower.", "audio_tower."), ("visual.", "visual.")):
+            if name.startswith(f"model.{module}"):
+                return f"thinker.{stored}{name.removeprefix(f'model.{module}')}"
+        return f"thinker.{name}"

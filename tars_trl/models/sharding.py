@@ -4,7 +4,7 @@ Every call of a spread module gathers its parameters, which all processes have t
 process holds depends on how rows fell: one of two may hold written rows alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from transformers.integrations import deepspeed
 
 from . import Features, SpeechLLM
+from .prompting import base_of
 
 Result = TypeVar("Result")
 
@@ -46,38 +47,64 @@ def loaded_whole() -> Iterator[None]:
         deepspeed._hf_deepspeed_config_weak_ref = kept
 
 
-def encode_together(
-    architecture: SpeechLLM, accelerator: Any, model: nn.Module, clips: list[Features], spare: Features
-) -> tuple[list[Tensor], Tensor | None]:
-    """Audio embeddings of this process's clips, with as many calls of the encoder as on any other process.
+class ClipEncoder:
+    """Audio embeddings of this process's rows, each distinct clip encoded once, wherever the parameters lie.
 
-    Every call takes one clip, so that it is one pass through the tower for any architecture, and a process with fewer
-    clips than another encodes `spare` in their place.
+    Where parameters are spread, or the audio side is trained on several processes, all processes have to call the
+    encoder equally often. Each call then takes one clip, and a process with fewer clips than another encodes a spare
+    one in their place (`spare`), whose embeddings are used nowhere.
 
     Args:
         architecture: whose encoder is called.
         accelerator: of the run.
-        model: as the accelerator prepared it.
-        clips: distinct clips of this process, maybe none.
-        spare: any clip.
+        frozen: whether the audio side stays as it is.
+        modalities: of the run; with `text` alone there are no clips.
 
-    Returns:
-        an embedding for each clip, and one of no tokens that belongs to no clip, (0, H), or None where all processes
-        are without clips. Backward passes, too, then run through the encoder equally often everywhere, provided that
-        the latter is placed on a row where there are no clips.
+    Raises:
+        ValueError: with FSDP 1 (see `is_spread`).
     """
-    calls = int(accelerator.gather(torch.tensor([len(clips)], device=accelerator.device)).max())
-    if not calls:
-        return [], None
-    base = accelerator.unwrap_model(model)
-    base = base.get_base_model() if hasattr(base, "get_base_model") else base
-    padded = clips + [spare] * (calls - len(clips))
-    embeddings = as_forward(model, lambda: [architecture.encode(base, [clip])[0] for clip in padded])
-    own, others = embeddings[: len(clips)], embeddings[len(clips) :]
-    if own:
-        own[0] = torch.cat([own[0], *(embedding[:0] for embedding in others)])
-        return own, own[0][:0]
-    return [], torch.cat([embedding[:0] for embedding in others])
+
+    def __init__(self, architecture: SpeechLLM, accelerator: Any, frozen: bool, modalities: str = "speech"):
+        self.architecture = architecture
+        self.accelerator = accelerator
+        heard = modalities != "text"
+        self.together = heard and (is_spread(accelerator) or (accelerator.num_processes > 1 and not frozen))
+        self.spare: Features | None = None
+
+    def encode(self, model: nn.Module, features: Sequence[Features | None]) -> list[Tensor | None]:
+        """Audio embeddings (audio tokens, H) of N rows, None for written ones; rows that share a clip share them.
+
+        Args:
+            model: as the accelerator prepared it.
+            features: N rows' features; the same object for the same clip.
+        """
+        distinct = {id(clip): clip for clip in features if clip is not None}
+        if self.together:
+            embeddings, none = self._encode_together(model, list(distinct.values()))
+            if not distinct:  # backward passes, too, run through the encoder equally often everywhere
+                return [none, *[None] * (len(features) - 1)]
+        elif distinct:
+            base = base_of(self.accelerator.unwrap_model(model))
+            embeddings = self.architecture.encode(base, list(distinct.values()))
+        else:
+            return [None] * len(features)
+        by_clip = dict(zip(distinct, embeddings, strict=True))
+        return [by_clip.get(id(clip)) for clip in features]
+
+    def _encode_together(self, model: nn.Module, clips: list[Features]) -> tuple[list[Tensor], Tensor | None]:
+        """An embedding of each clip, and one of no tokens, (0, H); the latter is None where no process has a clip."""
+        calls = int(self.accelerator.gather(torch.tensor([len(clips)], device=self.accelerator.device)).max())
+        if not calls:
+            return [], None
+        base = base_of(self.accelerator.unwrap_model(model))
+        spare = self.spare if self.spare is not None else clips[0]
+        padded = clips + [spare] * (calls - len(clips))
+        embeddings = as_forward(model, lambda: [self.architecture.encode(base, [clip])[0] for clip in padded])
+        own, others = embeddings[: len(clips)], embeddings[len(clips) :]
+        if own:
+            own[0] = torch.cat([own[0], *(embedding[:0] for embedding in others)])
+            return own, own[0][:0]
+        return [], torch.cat([embedding[:0] for embedding in others])
 
 
 def as_forward(model: nn.Module, function: Callable[[], Result]) -> Result:

@@ -78,7 +78,7 @@ def difference(trainer, output):
             input_ids=torch.cat([output["prompt_ids"], output["completion_ids"]], 1),
             attention_mask=torch.cat([output["prompt_mask"], output["completion_mask"]], 1),
         ).logits[:, output["prompt_ids"].size(1) - 1 : -1]
-    logits[:, :, trainer._suppressed] = -torch.inf
+    logits[:, :, trainer.vllm_generation.suppressed] = -torch.inf
     scores = logits.log_softmax(-1).gather(2, output["completion_ids"].unsqueeze(2)).squeeze(2)
     return ((scores - output["sampling_per_token_logps"]) * output["completion_mask"]).abs().max().item()
 
@@ -125,15 +125,18 @@ def test_what_is_sent(make, engine, mode):
     token = engine.audio_token
     if mode == "colocate":
         sent = engine.received[-8:]
-        for row, prompt in zip(sent, trainer._prompts, strict=True):
+        for row, prompt in zip(sent, trainer._rollout.prompts, strict=True):
             spoken = prompt.features is not None
             assert row["prompt_token_ids"].count(token) == spoken and bool(row.get("multi_modal_data")) == spoken
     else:
         spoken, written = engine.received[-2:] if engine.received[-2]["features"] else engine.received[:-3:-1]
-        assert spoken["token_ids"] == trainer._prompts[0].ids and written["token_ids"] == trainer._prompts[-1].ids
+        assert (
+            spoken["token_ids"] == trainer._rollout.prompts[0].ids
+            and written["token_ids"] == trainer._rollout.prompts[-1].ids
+        )
         assert written["features"] is None and spoken["sampling_params"]["n"] == 4
         assert set(spoken["sampling_params"]["stop_token_ids"]) == set(trainer.eos_token_ids)
-    placeholders = torch.tensor(trainer.architecture.unsampled_tokens(trainer._base_model()))
+    placeholders = torch.tensor(trainer.architecture.unsampled_tokens(trainer._base))
     assert not torch.isin(output["completion_ids"], placeholders).any()
     assert output["sampling_per_token_logps"].shape == output["completion_ids"].shape
 
@@ -197,14 +200,14 @@ def test_states_are_pooled_from_one_pass(make, monkeypatch, correction):
     """R_rep's states are means over all completion tokens but the last, of a pass that runs anyway or of one more."""
     trainer = make(vllm_importance_sampling_correction=correction, vllm_parity_tolerance=0.0)
     passes, kept = [], []
-    layer = trainer._states[0]
+    layer = trainer._layers[0]
     layer.register_forward_hook(lambda *_: passes.append(1))
     original = TARSGRPOTrainer._all_states
     monkeypatch.setattr(TARSGRPOTrainer, "_all_states", lambda self, n: kept.append(original(self, n)) or kept[-1])
     output = rollout(trainer)
     assert len(passes) == 1
     with torch.no_grad(), trainer._audio(output["audio"]):
-        result = trainer._base_model()(
+        result = trainer._base(
             input_ids=torch.cat([output["prompt_ids"], output["completion_ids"]], 1),
             attention_mask=torch.cat([output["prompt_mask"], output["completion_mask"]], 1),
             output_hidden_states=True,

@@ -1,0 +1,121 @@
+"""What a trainer is given, made ready before TRL sees it: settings, questions, the model; and what is refused."""
+
+import copy
+from typing import Any
+
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import set_seed
+
+from ..data.audio import check_audio
+from ..data.questions import ordered_by
+from ..errors import SettingError
+from ..models import SpeechLLM, architecture_of
+from ..models.loading import load_model
+from ..models.prompting import base_of
+
+
+def own_settings(args: Any) -> Any:
+    """A copy of a run's settings that a trainer may change: the user's stay as they were given.
+
+    It is shallow but for lists and dicts, so that what accelerate and DeepSpeed keep in it is the same object.
+    """
+    own = copy.copy(args)
+    for name, value in vars(own).items():
+        if isinstance(value, list | dict):
+            setattr(own, name, copy.deepcopy(value))
+    return own
+
+
+def usable_questions(dataset: Any, args: Any, curriculum: str | None = None) -> Any:
+    """The rows of a data set (or of each in a dict of them) that can be asked, ordered by `curriculum` if it is given.
+
+    Raises:
+        SettingError: a data set without a known length.
+        AudioError: clips that cannot be used, unless `on_bad_audio` is `skip`.
+    """
+    if dataset is None:
+        return None
+    if isinstance(dataset, dict):
+        return {name: usable_questions(rows, args) for name, rows in dataset.items()}
+    if not isinstance(dataset, Dataset):
+        raise SettingError(
+            f"The data set is a {type(dataset).__name__}; its audio can be checked, and its twins counted, in a "
+            "datasets.Dataset only. Load it without streaming, for example with tars_trl.load_questions."
+        )
+    if getattr(args, "modalities", "speech") == "text":
+        dataset = dataset.remove_columns("audio") if "audio" in dataset.column_names else dataset
+    else:
+        dataset = check_audio(dataset, max_seconds=args.max_audio_seconds, on_error=args.on_bad_audio)
+    return dataset if curriculum is None else ordered_by(dataset, curriculum)
+
+
+def prepare_training(
+    model: Any, args: Any, quantization_config: Any = None, peft_config: Any = None
+) -> tuple[Any, SpeechLLM, Any]:
+    """The model as TRL takes it: loaded, audio side frozen, and the settings of its adapter.
+
+    Args:
+        model: hub id or folder, or a model.
+        args: a trainer's own settings (`tars_trl.config.SpeechTrainingSettings`); `model_init_kwargs` are used up.
+        quantization_config: as transformers takes it, for a model that is loaded here.
+        peft_config: None for the method's LoRA (`lora_r`, `lora_alpha`, `lora_dropout`), unless `lora_r` is 0.
+
+    Returns:
+        the model, its architecture, and the `peft_config` to use (None trains the whole language model).
+
+    Raises:
+        SettingError: settings that do not go together.
+    """
+    if isinstance(model, str):
+        set_seed(args.seed)
+        options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+        if quantization_config is not None:
+            options["quantization_config"] = quantization_config
+        # A whole model is updated in the type it is loaded in: bfloat16 would lose small steps.
+        model = load_model(model, full_precision=args.use_cpu or args.lora_r == 0, **options)
+        args.model_init_kwargs = None
+    base = base_of(model)
+    architecture = architecture_of(base.config.model_type)
+    architecture.prepare(base)
+    if args.freeze_audio:
+        for path in architecture.audio_modules.values():
+            base.get_submodule(path).requires_grad_(False)
+    if peft_config is None and args.lora_r > 0 and base is model:
+        peft_config = LoraConfig(
+            r=args.lora_r,
+            lora_alpha=args.lora_alpha,
+            lora_dropout=args.lora_dropout,
+            target_modules=architecture.lora_targets,
+            task_type="CAUSAL_LM",
+        )
+    whole = peft_config is None and base is model
+    if not args.freeze_audio and not whole:
+        raise SettingError(
+            "freeze_audio=False has no effect beside LoRA, which freezes all but its own weights. Train the whole "
+            "model (lora_r=0), or leave freeze_audio on."
+        )
+    if getattr(args, "modalities", None) is not None and args.beta and whole:
+        raise SettingError(
+            f"beta={args.beta} with lora_r=0 needs a second whole model, which TRL would load by the class that the "
+            "checkpoint names, not the part that is trained. Use LoRA, whose reference is the model with the adapter "
+            "off, or beta=0 (the method's)."
+        )
+    return model, architecture, peft_config
+
+
+def suppress(args: Any, tokens: list[int]) -> None:
+    """Add to the tokens that are never sampled, in a trainer's own settings."""
+    generation = args.generation_kwargs or {}
+    tokens = sorted({*generation.get("suppress_tokens", []), *tokens})
+    args.generation_kwargs = {**generation, "suppress_tokens": tokens}
+
+
+def refuse_several_turns(arguments: dict[str, Any]) -> None:
+    """Refuse what `GRPOTrainer` has for several turns."""
+    for name in ("tools", "rollout_func", "environment_factory"):
+        if arguments.get(name) is not None:
+            raise SettingError(
+                f"{name} cannot be used here: twins are single-turn and sampled by the trainer. Leave it out, or use "
+                "trl.GRPOTrainer for tools, environments and rollout functions."
+            )
