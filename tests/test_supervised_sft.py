@@ -105,7 +105,7 @@ def test_training_changes_the_language_model_alone(make, tiny, tmp_path, checkpo
     assert losses[-1] < losses[0] - 0.3
     changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
     assert changed and all("language_model" in name and "lora_" in name for name in changed)
-    table = json.loads((tmp_path / "out" / "trainable.json").read_text())
+    table = json.loads((tmp_path / "out" / "run.json").read_text())["trainable"]
     assert {row["component"] for row in table if row["trainable"]} == {"language model, LoRA", "total"}
     trainer.save_model()
     loaded = PeftModel.from_pretrained(copy.deepcopy(tiny[0]), tmp_path / "out").state_dict()

@@ -1,7 +1,8 @@
 import pytest
 
 from tars_trl.data.prompts import question_key, spoken_prompt, written_prompt
-from tars_trl.grpo.twins import draw_references, modality_of, reference_candidates
+from tars_trl.grpo.alignment import choose_references
+from tars_trl.grpo.twins import modality_of, reference_candidates
 
 PROMPT = [
     {"role": "system", "content": "Think."},
@@ -54,10 +55,10 @@ def test_candidates_are_usable_written_rows_of_the_question():
 
 def test_references_belong_to_their_question():
     candidates = [[2, 3], [], [10]]
-    references = draw_references(candidates, ["a", "b", "c"], 4, seed=0, step=0)
+    references = choose_references(candidates, ["a", "b", "c"], 4, how="random", seed=0, step=0)
     assert all(row in (2, 3) for row in references[:2]) and references[2:8] == [-1] * 6
     assert references[8:] == [10, 10, -1, -1]
-    assert draw_references(candidates, ["a", "b", "c"], 4, seed=0, step=0, how="first")[:2] == [2, 2]
+    assert choose_references(candidates, ["a", "b", "c"], 4, how="first", seed=0, step=0)[:2] == [2, 2]
 
 
 def test_draw_depends_on_seed_step_and_question_alone():
@@ -67,7 +68,8 @@ def test_draw_depends_on_seed_step_and_question_alone():
     def draw(key="a", seed=0, step=0, before=0):
         filler = [[16 * n + 8] for n in range(before)]
         keys = [f"filler {n}" for n in range(before)]
-        return draw_references(filler + candidates, [*keys, key], 16, seed=seed, step=step)[16 * before :][:8]
+        rows, keys = filler + candidates, [*keys, key]
+        return choose_references(rows, keys, 16, how="random", seed=seed, step=step)[16 * before :][:8]
 
     assert draw() == draw() == draw(before=3)
     assert len({tuple(draw(**change)) for change in ({}, {"key": "b"}, {"seed": 1}, {"step": 1})}) == 4
@@ -75,5 +77,5 @@ def test_draw_depends_on_seed_step_and_question_alone():
 
 def test_copies_of_a_question_draw_independently():
     rows = list(range(8, 16))
-    references = draw_references([rows, [row + 16 for row in rows]], ["a", "a"], 16, seed=0, step=0)
+    references = choose_references([rows, [row + 16 for row in rows]], ["a", "a"], 16, how="random", seed=0, step=0)
     assert references[:8] != [row - 16 for row in references[16:24]]

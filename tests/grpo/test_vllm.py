@@ -5,16 +5,14 @@ log-probs that agree with the trainer's mean that audio, positions and weights a
 """
 
 import copy
-import inspect
 
 import pytest
 import torch
-from trl import GRPOTrainer
 from trl.generation import vllm_client, vllm_generation
 from trl.generation.vllm_client import VLLMClient
 
-from tars_trl import TARSGRPOTrainer
-from tars_trl.grpo.vllm import SpeechGeneration, VLLMRollouts, checkpoint_name
+from tars_trl.models.hooks import StatePooler
+from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
 from tests.grpo.vllm_stand_in import Engine, SamplingParams, make_llm, served, stored_names
 from tests.test_trainer import rollout
 
@@ -86,10 +84,11 @@ def difference(trainer, output):
 def test_names_are_those_of_the_whole_checkpoint(tiny):
     """`thinker.` and the name that transformers itself stores a parameter under."""
     stored = {name: key for key, name in stored_names(copy.deepcopy(tiny[0])).items()}
-    names = {name: checkpoint_name(name) for name, _ in tiny[0].named_parameters()}
+    names = {name: Qwen2_5OmniThinker().vllm_parameter(name) for name, _ in tiny[0].named_parameters()}
     assert names == {name: f"thinker.{key}" for name, key in stored.items()}
     assert {name.split(".")[1] for name in names.values()} == {"model", "audio_tower", "visual"}
-    assert checkpoint_name("lm_head.weight") == "thinker.lm_head.weight"  # tied in the tiny model, not in 7B
+    head = Qwen2_5OmniThinker().vllm_parameter("lm_head.weight")
+    assert head == "thinker.lm_head.weight"  # tied in the tiny model, not in 7B
 
 
 def test_both_twins_are_sampled_from_the_trained_policy(make, engine):
@@ -103,7 +102,7 @@ def test_both_twins_are_sampled_from_the_trained_policy(make, engine):
     assert (sent - before).abs().max() > 1e-3
     assert difference(trainer, rollout(trainer)) < 1e-5
     torch.testing.assert_close(weight, before, rtol=0, atol=1e-6)  # the adapter is taken out again after each sync
-    assert engine.loaded == {checkpoint_name(name) for name, _ in engine.model.named_parameters()}
+    assert engine.loaded == {Qwen2_5OmniThinker().vllm_parameter(name) for name, _ in engine.model.named_parameters()}
 
 
 def test_adapter_is_merged_into_what_is_sent(make, engine):
@@ -202,8 +201,8 @@ def test_states_are_pooled_from_one_pass(make, monkeypatch, correction):
     passes, kept = [], []
     layer = trainer._layers[0]
     layer.register_forward_hook(lambda *_: passes.append(1))
-    original = TARSGRPOTrainer._all_states
-    monkeypatch.setattr(TARSGRPOTrainer, "_all_states", lambda self, n: kept.append(original(self, n)) or kept[-1])
+    original = StatePooler.pooled
+    monkeypatch.setattr(StatePooler, "pooled", lambda *args: kept.append(original(*args)) or kept[-1])
     output = rollout(trainer)
     assert len(passes) == 1
     with torch.no_grad(), trainer._audio(output["audio"]):
@@ -233,21 +232,3 @@ def test_other_architectures_are_refused(make_trainer):
 
     with pytest.raises(ValueError, match="use_vllm=True with a phi4_multimodal model"):
         make_trainer(build_model=tiny_random(0)[0], use_vllm=True)
-
-
-def test_signatures_of_what_is_overridden():
-    """A TRL whose generation layer changed is noticed here."""
-    for ours, theirs, names in (
-        (VLLMRollouts, GRPOTrainer, ["_get_per_token_logps_and_entropies"]),
-        (SpeechGeneration, vllm_generation.VLLMGeneration, ["_fix_param_name_to_vllm", "_place_features", "generate"]),
-    ):
-        for name in names:
-            parent = list(inspect.signature(inspect.unwrap(getattr(theirs, name))).parameters)
-            child = [
-                name for name in inspect.signature(getattr(ours, name)).parameters if name not in ("args", "kwargs")
-            ]
-            assert parent[: len(child)] == child, name
-    first = ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"]
-    scored = inspect.unwrap(GRPOTrainer._get_per_token_logps_and_entropies)
-    assert list(inspect.signature(scored).parameters)[:6] == first
-    assert list(inspect.signature(VLLMClient.image_features).parameters)[:2] == ["self", "images"]

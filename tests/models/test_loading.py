@@ -79,7 +79,7 @@ def test_phi4_is_asked_for_in_its_native_revision(asked, monkeypatch, tmp_path):
     """Its main is remote code: config, weights and processor are all of one revision, the given one if there is one."""
     for given, expected in ((None, NATIVE_REVISION), ("abc", "abc")):
         asked.clear()
-        load_speech_llm(MODEL_ID, revision=given)
+        load_speech_llm(MODEL_ID, model_revision=given)
         assert asked == [(what, MODEL_ID, expected) for what in ("config", "model", "processor")]
 
     def download(model, file, revision):

@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
 from tars_trl.data.prompts import spoken_prompt, written_prompt
-from tars_trl.models import phi4_multimodal
+from tars_trl.models import loading, phi4_multimodal
 from tars_trl.models.phi4_multimodal import Phi4Multimodal
 from tests.conftest import ROOT, odd_reward, question, questions
 from tests.models.tiny_phi4 import tiny_random
@@ -99,7 +99,8 @@ def test_revision_of_the_native_weights(monkeypatch, model_id, given, used):
 
     monkeypatch.setattr(transformers.Phi4MultimodalForCausalLM, "from_pretrained", from_pretrained)
     monkeypatch.setattr(Phi4Multimodal, "_with_speech_lora", lambda self, model, model_id, where: where)
-    where = Phi4Multimodal().load(model_id, revision=given)
+    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", lambda *args, **kwargs: tiny_random(0)[0].config)
+    where = loading.load_model(model_id, full_precision=True, revision=given)
     assert seen["revision"] == used and where == ({} if used is None else {"revision": used})
 
 
@@ -227,7 +228,7 @@ def test_two_training_steps(tiny_phi4, embedder_folder, tmp_path):
     assert len(steps) == 2 and all(np.isfinite(step["loss"]) for step in steps)
     assert any(step["alignment/no_reference"] < 1 for step in steps)
     assert {"speech/accuracy", "text/accuracy", "rewards/representation_alignment/mean"} <= steps[0].keys()
-    table = json.loads((tmp_path / "trainable.json").read_text())
+    table = json.loads((tmp_path / "run.json").read_text())["trainable"]
     assert {row["component"] for row in table if row["trainable"]} == {"language model, LoRA", "total"}
     base = trainer.accelerator.unwrap_model(trainer.model).get_base_model()
     for name, tensor in base.state_dict().items():

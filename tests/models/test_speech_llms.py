@@ -79,7 +79,8 @@ def scored(architecture, model, prompt_rows, completion_rows, pad, poison=False)
     embedding = model.get_input_embeddings()
     with placed_audio(embedding, architecture.audio_token(model), rows), pooler.attached(embedding):
         values = log_probs(model, ids, mask, width)
-    return [row[: len(c)] for row, c in zip(values, completion_rows, strict=True)], pooler.pooled()[0]
+    states = pooler.pooled([len(c) for c in completion_rows], model.config.get_text_config().hidden_size)
+    return [row[: len(c)] for row, c in zip(values, completion_rows, strict=True)], states
 
 
 def test_padded_batch_equals_single_rows(speech_llm):
@@ -155,14 +156,15 @@ def test_greedy_generation_and_its_pooled_states(speech_llm):
         embedding = model.get_input_embeddings()
         with placed_audio(embedding, architecture.audio_token(model), clips), pooler.attached(embedding):
             output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        return output[:, width:], *pooler.pooled()
+        counts = [row.index(5) if 5 in row else len(row) - 1 for row in output[:, width:].tolist()]
+        return output[:, width:], pooler.pooled(counts, model.config.get_text_config().hidden_size), counts
 
     tokens, states, counts = generate(rows)
     for number, row in enumerate(rows):
         alone, state, _ = generate([row])
         torch.testing.assert_close(alone[0], tokens[number][: alone.size(1)])
         torch.testing.assert_close(state[0], states[number], **TOLERANCE)
-    fed = [ids.tolist()[: int(count)] for ids, count in zip(tokens, counts, strict=True)]
+    fed = [ids.tolist()[:count] for ids, count in zip(tokens, counts, strict=True)]
     _, forced = scored(architecture, model, rows, fed, pad)
     torch.testing.assert_close(states, forced, **TOLERANCE)
 

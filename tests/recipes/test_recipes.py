@@ -72,7 +72,7 @@ def test_launch_line_trains_and_saves(tiny, tmp_path, embedder_folder):
     loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.float32)
     assert PeftModel.from_pretrained(loaded, tmp_path / "out").peft_config["default"].r == 8
     assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer.padding_side == "left"
-    for name in ("trainer_state.json", "trainable.json", "completions/completions_00002.parquet"):
+    for name in ("trainer_state.json", "run.json", "completions/completions_00002.parquet"):
         assert (tmp_path / "out" / name).exists(), name
     resumed = launch("--resume_from_checkpoint", "last", "--max_steps", "3")
     assert "3/3" in resumed.stderr
