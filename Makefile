@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MODE=offline TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow quality format typecheck package clean
+.PHONY: help setup demo test test-slow quality format typecheck imports package clean
 
 help:       ## this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -40,6 +40,9 @@ format: $(STAMP)    ## apply both
 
 typecheck: $(STAMP) ## mypy over the package
 	$(BIN)/mypy
+
+imports: $(STAMP)   ## which room may import which
+	$(BIN)/lint-imports
 
 # The wheel is installed into an empty folder, and imported from there, so that a forgotten file is noticed here.
 package: $(STAMP)   ## build wheel and sdist in dist/, and check that the wheel is complete

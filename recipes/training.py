@@ -7,7 +7,6 @@ from typing import Any
 from transformers import AutoProcessor
 
 from tars_trl import load_questions
-from tars_trl.grpo.resuming import last_checkpoint
 from tars_trl.settings import ModelSettings, QuestionSettings, parse, setting
 
 
@@ -50,10 +49,7 @@ def train(trainer: Callable[..., Any], config_class: type, description: str, **a
         processing_class=AutoProcessor.from_pretrained(run.model, revision=run.model_revision, padding_side="left"),
         **arguments,
     )
-    resume = config.resume_from_checkpoint
-    if resume == "last":
-        resume = last_checkpoint(config.output_dir)
-    made.train(resume_from_checkpoint=resume)
+    made.train(config.resume_from_checkpoint)
     made.save_model()
     made.save_state()
     made.create_model_card()

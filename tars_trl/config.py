@@ -49,6 +49,9 @@ class SpeechTrainingSettings(AudioSettings):
     lora_alpha: int = setting(32, "Scale of LoRA (paper, table 5: 32).", least=1)
     lora_dropout: float = setting(0.05, "Dropout of LoRA, in the update only (released code).", least=0, most=1)
     freeze_audio: bool = setting(True, "Keep audio tower, projector and vision as they are (paper).")
+    overwrite_output_dir: bool = setting(
+        False, "Replace a run that lies in `output_dir`. Without it a second run there is refused."
+    )
 
     def prepare(self: Any) -> None:
         """Check all fields, those of TRL too; without an accelerator, run on the CPU (the same YAML serves both)."""
@@ -129,7 +132,7 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
     )
 
     # Health.
-    health_steps: int = setting(20, "Logged steps in a row before a health warning is given; 0 gives none.", least=0)
+    health_steps: int = setting(5, "Logged steps in a row before a health warning is given; 0 gives none.", least=0)
 
     def __post_init__(self) -> None:
         scale, layers = vars(self)["scale_rewards"], vars(self)["rep_layers"]

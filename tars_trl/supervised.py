@@ -22,11 +22,12 @@ from .data.answers import completion_text
 from .errors import QuestionError, SettingError
 from .grpo.callbacks import publisher_of
 from .grpo.preparing import own_settings, prepare_training, usable_questions
+from .grpo.resuming import checkpoint_to_continue, seal_checkpoint
 from .models import SpeechLLM
 from .models.hooks import placed_audio
 from .models.prompting import base_of, twin_prompt
 from .models.sharding import ClipEncoder
-from .record import format_trainable, write_run
+from .record import format_trainable, trainable_table, write_run
 from .settings import setting
 
 Row = dict[str, Any]
@@ -232,7 +233,7 @@ class SpeechTrainer:
         )
         self._encoder = ClipEncoder(self.architecture, self.accelerator, frozen=True)
         if self.is_world_process_zero():
-            print(format_trainable(write_run(self, self._base, self.architecture.audio_modules)["trainable"]))
+            print(format_trainable(trainable_table(self._base, self.architecture.audio_modules)))
 
     @staticmethod
     def example(prompt_ids: list[int], completion_ids: Callable[[str], list[int]]) -> dict[str, list[int]]:
@@ -252,6 +253,20 @@ class SpeechTrainer:
         parent: Any = super()
         with placed_audio(base.get_input_embeddings(), self.architecture.audio_token(base), clips):
             return parent.compute_loss(model, batch, *args, **kwargs)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, from a whole checkpoint of this very run (`last`: the newest), or in a folder without a run."""
+        checkpoint = checkpoint_to_continue(self, resume_from_checkpoint)
+        self.create_model_card()
+        parent: Any = super()
+        return parent.train(checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once the new one is whole
+        parent: Any = super()
+        parent._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
+        seal_checkpoint(self, limit)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """`run.json`, and the card that a `Publisher` makes of it, in the place of TRL's card."""

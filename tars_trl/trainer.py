@@ -19,7 +19,7 @@ from .grpo.behavior import behavior_encoder
 from .grpo.callbacks import HealthCallback, publisher_of, use_twin_progress
 from .grpo.metrics import layer_metrics, twin_metrics
 from .grpo.preparing import own_settings, prepare_training, refuse_several_turns, suppress, usable_questions
-from .grpo.resuming import ResumableSampler
+from .grpo.resuming import ResumableSampler, checkpoint_to_continue, seal_checkpoint
 from .grpo.rewards import rewards_and_weights
 from .grpo.rollout import Rollout, Row
 from .grpo.twins import reference_candidates
@@ -27,7 +27,7 @@ from .grpo.vllm import SpeechGeneration, check_supported, clips_of, pool_without
 from .models.hooks import StatePooler, last_logits_only, placed_audio, without_dropout
 from .models.prompting import base_of, twin_prompt
 from .models.sharding import ClipEncoder
-from .record import format_trainable, write_run
+from .record import format_trainable, trainable_table, write_run
 
 
 class TARSGRPOTrainer(GRPOTrainer):
@@ -98,7 +98,7 @@ class TARSGRPOTrainer(GRPOTrainer):
         if args.health_steps:
             self.add_callback(HealthCallback(args.health_steps))
         if self.is_world_process_zero():
-            print(format_trainable(write_run(self, self._base, self.architecture.audio_modules)["trainable"]))
+            print(format_trainable(trainable_table(self._base, self.architecture.audio_modules)))
 
     @property
     def _base(self) -> Any:
@@ -268,6 +268,18 @@ class TARSGRPOTrainer(GRPOTrainer):
     def _log_metrics(self, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
             self._metrics[self._mode][name].append(value)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, from a whole checkpoint of this very run (`last`: the newest), or in a folder without a run."""
+        checkpoint = checkpoint_to_continue(self, resume_from_checkpoint)
+        self.create_model_card()
+        return super().train(checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once the new one is whole
+        super()._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
+        seal_checkpoint(self, limit)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """`run.json`, and the card that a `Publisher` makes of it, in the place of TRL's card."""

@@ -572,3 +572,40 @@ def test_settings_that_cannot_work_are_refused(make_trainer):
         make_trainer(reward_weights=[1.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="tools"):
         TARSGRPOTrainer("nowhere", [accuracy_reward], tools=[print])
+
+
+# ---- Settings ------------------------------------------------------------------------------------------------------
+
+
+def test_two_trainers_from_one_config_are_the_same(model_folder, embedder_folder, tmp_path):
+    """The settings are the user's: a trainer neither uses them up nor adds to them, and says what it really used."""
+    given = {"model_init_kwargs": {"dtype": "bfloat16", "attn_implementation": "eager"}, "reward_weights": [1.0, 0.5]}
+    given |= {"generation_kwargs": {"min_new_tokens": 1}, "behavior_model": embedder_folder, "seed": 3}
+    args = TARSGRPOConfig(
+        str(tmp_path / "out"), per_device_train_batch_size=8, report_to=[], save_strategy="no", **given
+    )
+    plain = str | int | float | list | dict | None
+    before = copy.deepcopy({name: value for name, value in vars(args).items() if isinstance(value, plain)})
+    made = []
+    for _ in range(2):
+        trainer = TARSGRPOTrainer(model_folder, [accuracy_reward, format_reward], args, questions())
+        made.append(trainer)
+        trainer.create_model_card()
+        assert {name: vars(args)[name] for name in before} == before
+        record = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert (record["dtype"], record["attn_implementation"], record["settings"]["seed"]) == ("bfloat16", "eager", 3)
+        assert record["settings"]["reward_weights"] == [1.0, 0.5, 1.0, 1.0]
+        assert record["settings"]["generation_kwargs"]["suppress_tokens"]
+    one, other = (trainer.model.state_dict() for trainer in made)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert made[0].reward_weights.tolist() == made[1].reward_weights.tolist() == [1.0, 0.5, 1.0, 1.0]
+
+
+def test_a_push_needs_a_publisher(make_trainer):
+    with pytest.raises(ValueError, match="push_to_hub=True without a publisher.*Add tars_trl.PublishCallback"):
+        make_trainer(push_to_hub=True, hub_model_id="me/mine")
+
+
+def test_compiled_passes_are_refused():
+    with pytest.raises(ValueError, match="torch_compile=True cannot be used with spoken questions"):
+        TARSGRPOConfig("out", torch_compile=True, report_to=[])

@@ -14,7 +14,10 @@ from tests.conftest import ROOT
 
 # Parameters of the overridden methods in TRL 1.16 and transformers 5.23.
 CARD = ["self", "model_name", "dataset_name", "tags"]
+TRAIN = ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"]
 GRPO = {
+    "train": TRAIN,
+    "_save_checkpoint": ["self", "model", "trial"],
     "_get_train_sampler": ["self", "dataset"],
     "_get_eval_sampler": ["self", "eval_dataset"],
     "_generate_and_score_completions": ["self", "inputs"],
@@ -34,6 +37,8 @@ GRPO = {
     "init_hf_repo": ["self", "token", "private"],
 }
 SUPERVISED = {
+    "train": TRAIN,
+    "_save_checkpoint": ["self", "model", "trial"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
     "_send_telemetry": ["self"],
     "create_model_card": CARD,
@@ -83,10 +88,12 @@ def test_constructors_take_what_trl_takes():
 
 def test_attributes_of_the_parent_that_are_used(make_trainer):
     trainer = make_trainer()
-    for name in ("_metrics", "_logs", "_tokenizer", "eos_token_ids", "reward_func_names", "reward_weights",
-                 "_log_completion_extra",                 "chat_template_kwargs", "num_generations_eval", "vllm_importance_sampling_correction",
-                 "mask_truncated_completions", "shuffle_dataset", "num_iterations", "callback_handler"):  # fmt: skip
-        assert hasattr(trainer, name), name
+    used = (
+        *("_metrics", "_logs", "_tokenizer", "eos_token_ids", "reward_func_names", "reward_weights"),
+        *("_log_completion_extra", "chat_template_kwargs", "num_generations_eval", "shuffle_dataset"),
+        *("vllm_importance_sampling_correction", "mask_truncated_completions", "num_iterations", "callback_handler"),
+    )
+    assert [name for name in used if not hasattr(trainer, name)] == []
 
 
 def test_private_methods_are_known_in_three_files():

@@ -1,36 +1,205 @@
-"""Going on after a run was interrupted: from which checkpoint, and with which questions."""
+"""Going on after a run was interrupted, exactly or not at all: from which checkpoint, and with which questions.
 
+A checkpoint is whole once its manifest is there, which is written last and names every file with size and hash.
+"""
+
+import hashlib
 import json
+import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl.trainer.utils import RepeatSampler
+
+from ..data.journal import sha256
+from ..data.prompts import question_key
+from ..errors import SettingError
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+HASHED_WHOLE = 1 << 30  # bytes; of a larger file as many are hashed, in 64 pieces evenly spread
+ORDER = ("seed", "num_generations", "modalities", "steps_per_generation", "num_iterations", "curriculum")
+"""Settings that decide which question is asked when: with another one, no step would go on from the last."""
+MAY_DIFFER = (
+    *("output_dir", "run_name", "max_steps", "num_train_epochs", "resume_from_checkpoint", "overwrite_output_dir"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "report_to", "disable_tqdm"),
+)
+"""Settings that a run may change on its way without a word; so may those of logging, saving and evaluating."""
+LEFT_BY_A_RUN = (f"{PREFIX_CHECKPOINT_DIR}-*", "trainer_state.json", "completions/*.parquet", "run.json")
+
+
+# ---- Checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def seal_checkpoint(trainer: Any, save_total_limit: int | None) -> None:
+    """Write the manifest of the checkpoint that a trainer has just saved; older ones go only then.
+
+    Args:
+        trainer: on all processes, each of which may have written files.
+        save_total_limit: checkpoints to keep.
+    """
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.args.should_save:
+        return
+    run = Path(trainer.args.output_dir)
+    folder = run / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    manifest = {
+        "step": trainer.state.global_step,
+        "resumable": not trainer.args.save_only_model,
+        **what_continues(trainer),
+        "files": {str(path.relative_to(folder)): [path.stat().st_size, _digest(path)] for path in files},
+    }
+    beside = folder / f"{MANIFEST}.part"
+    beside.write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
+    beside.replace(folder / MANIFEST)
+    rotate_checkpoints(str(run), save_total_limit, trainer.state.best_model_checkpoint, use_mtime=True)
+
+
+def what_continues(trainer: Any) -> dict[str, Any]:
+    """What a run must have in common with the checkpoint that it goes on from, as plain values."""
+    args, dataset = trainer.args, trainer.train_dataset
+    rows = dataset.select_columns(["key" if "key" in dataset.column_names else "prompt"])
+    return {
+        "model": trainer.model.config.name_or_path,
+        "questions": sha256([question_key(row) for row in rows]),
+        "batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "processes": args.world_size,
+        "settings": json.loads(json.dumps(args.to_dict(), default=str)),
+    }
+
+
+def checkpoint_problem(folder: Path) -> str | None:
+    """Why a run cannot go on from a checkpoint exactly; None if it can."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}: its save was cut short, or another program wrote it"
+    except ValueError:
+        return f"its {MANIFEST} is damaged"
+    if not manifest["resumable"]:
+        return "it was saved with save_only_model, without optimizer, scheduler and random states"
+    for name, (size, digest) in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+        if _digest(path) != digest:
+            return f"{name} was changed after it was saved"
+    return None
+
+
+def _digest(path: Path) -> str:
+    digest, size, piece = hashlib.sha256(), path.stat().st_size, 1 << 24
+    step = max(piece, (size - piece) // 63) if size > HASHED_WHOLE else piece
+    with path.open("rb") as opened:
+        for start in range(0, size, step):
+            opened.seek(start)
+            digest.update(opened.read(piece))
+    return digest.hexdigest()
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
-    """The newest checkpoint in `folder` that was written to its end; None if there is none.
+    """The newest whole checkpoint in `folder`, None if there is none; what is passed over is logged, and why.
 
     A save that was cut short (disk full, SIGTERM, a killed process) leaves the checkpoints before it as they were and
-    one of its own that `transformers.trainer_utils.get_last_checkpoint` would pick. `trainer_state.json` is written
-    last, so a checkpoint without it, or with half of it, is passed over.
+    one of its own that `transformers.trainer_utils.get_last_checkpoint` would pick.
     """
-    steps = []
-    for state in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
-        number = state.parent.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if number.isdigit() and _is_json(state):
-            steps.append(int(number))
-    return str(Path(folder) / f"{PREFIX_CHECKPOINT_DIR}-{max(steps)}") if steps else None
+    names = [path.name for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
+    steps = [int(name.rpartition("-")[2]) for name in names if name.rpartition("-")[2].isdigit()]
+    for step in sorted(steps, reverse=True):
+        path = Path(folder) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        problem = checkpoint_problem(path)
+        if problem is None:
+            return str(path)
+        logger.warning("%s is passed over: %s.", path, problem)
+    return None
 
 
-def _is_json(file: Path) -> bool:
-    try:
-        json.loads(file.read_text())
-    except ValueError:
-        return False
-    return True
+# ---- The start of a run --------------------------------------------------------------------------------------------
+
+
+def checkpoint_to_continue(trainer: Any, wanted: str | bool | None) -> str | None:
+    """The checkpoint that a run goes on from, after a look at it and at the folder; None for a fresh start.
+
+    Args:
+        trainer: whose `output_dir` it is.
+        wanted: a checkpoint; `last` or True for the newest whole one, or a fresh start where there is none; None or
+            False for a fresh start.
+
+    Raises:
+        SettingError: the folder holds another run, the checkpoint is not whole, or the run is another than its own.
+    """
+    folder = Path(trainer.args.output_dir)
+    if wanted in (True, "last", "True", "true"):
+        wanted = last_checkpoint(folder)
+        say = "goes on from" if wanted else "starts anew: there is no whole checkpoint in"
+        logger.warning("The run %s %s.", say, wanted or folder)
+        if not wanted:
+            _make_fresh(trainer, folder, started_before=True)
+    elif wanted:
+        problem = checkpoint_problem(Path(str(wanted)))
+        if problem is not None:
+            raise SettingError(
+                f"resume_from_checkpoint={wanted!r}: {problem}, so a run cannot go on from it exactly. Name another "
+                "checkpoint, or `last` for the newest whole one."
+            )
+    else:
+        _make_fresh(trainer, folder, started_before=False)
+    if wanted:
+        _refuse_another_run(trainer, Path(str(wanted)))
+    return str(wanted) if wanted else None
+
+
+def _make_fresh(trainer: Any, folder: Path, started_before: bool) -> None:
+    """Refuse a folder in which another run lies, or remove what that left if `overwrite_output_dir` says so."""
+    left = [path for pattern in LEFT_BY_A_RUN for path in sorted(folder.glob(pattern))]
+    finished = any(path.name == "trainer_state.json" for path in left)
+    trained = any(path.name != "run.json" for path in left)
+    if trained and not trainer.args.overwrite_output_dir and (finished or not started_before):
+        raise SettingError(
+            f"output_dir={str(folder)!r} holds a run already ({left[0].name}), and two runs in one folder would be "
+            "mixed in its report. Give another output_dir, go on with --resume_from_checkpoint last, or replace it "
+            "with --overwrite_output_dir true."
+        )
+    trainer.accelerator.wait_for_everyone()
+    if trainer.args.should_save:
+        for path in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    trainer.accelerator.wait_for_everyone()
+
+
+def _refuse_another_run(trainer: Any, folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(what_continues(trainer), default=str))
+    before, settings = manifest["settings"], now["settings"]
+    changed = [name for name in ("model", "questions", "batch") if manifest[name] != now[name]]
+    changed += [name for name in ORDER if before.get(name) != settings.get(name)]
+    if changed:
+        told = [
+            f"{name} ({before.get(name, manifest.get(name))!r} there, {settings.get(name, now.get(name))!r} here)"
+            for name in changed
+        ]
+        raise SettingError(
+            f"{folder} was saved by another run: {', '.join(told)}. No step would go on from its last one. Give the "
+            "same values, or start anew in another output_dir."
+        )
+    ways = ("logging_", "save_", "eval_", "hub_")
+    others = [
+        f"{name} {before[name]!r} -> {settings.get(name)!r}"
+        for name in before
+        if before[name] != settings.get(name) and name not in MAY_DIFFER and not name.startswith(ways)
+    ]
+    if manifest["processes"] != now["processes"]:
+        others.append(f"processes {manifest['processes']} -> {now['processes']} (other random states)")
+    if others:
+        logger.warning("Going on with other settings than %s has, so not exactly: %s.", folder, "; ".join(others))
 
 
 class ResumableSampler(RepeatSampler):

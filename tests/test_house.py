@@ -1,0 +1,78 @@
+"""The house: what each room may know, what a command says of itself, what `import` costs, what a wheel holds."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+import tars_trl
+from tests.conftest import ROOT
+
+COMMANDS = sorted([*ROOT.glob("recipes/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("benchmarks/*.py")])
+COMMANDS = [path for path in COMMANDS if "__main__" in path.read_text()]
+RECIPES = [path for path in COMMANDS if path.parent.name == "recipes"]
+
+
+def python(*words, **options):
+    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False, **options)
+
+
+def test_public_names_are_there():
+    assert all(getattr(tars_trl, name) is not None for name in tars_trl.__all__)
+
+
+def test_importing_the_trainer_imports_neither_evaluation_nor_report_nor_share():
+    code = "import sys, tars_trl.trainer; print([name for name in sys.modules if name.startswith('tars_trl.')])"
+    rooms = {name.split(".")[1] for name in ast.literal_eval(python("-c", code).stdout)}
+    assert "trainer" in rooms and not rooms & {"evaluation", "report", "share", "sampling", "speaking"}
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, tars_trl; print('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert python("-c", code).stdout.strip() == "False"
+
+
+def test_an_architecture_is_one_file():
+    """Nothing outside of `models/` names an architecture; hub ids of other models that look alike are left aside."""
+    names = re.compile(r"phi[-_ ]?4|qwen2|omni\b|_omni|thinker", re.IGNORECASE)
+    for path in sorted((ROOT / "tars_trl").rglob("*")):
+        if path.suffix in (".py", ".jinja") and path.parent.name != "models":
+            lines = [line for line in path.read_text().splitlines() if names.search(line)]
+            assert not lines, f"{path}: {lines}"
+
+
+def test_no_library_file_looks_for_the_recipes():
+    """Messages may name a recipe; paths and defaults may not lead to one."""
+    for path in sorted((ROOT / "tars_trl").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value != "recipes" and not node.value.startswith("recipes/demo"), path
+
+
+def test_the_trainer_is_small():
+    source = (ROOT / "tars_trl" / "trainer.py").read_text()
+    assert len(source.splitlines()) <= 300
+    (trainer,) = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    (constructor,) = [n for n in trainer.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+    assert constructor.end_lineno - constructor.lineno <= 60
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_help_of_every_command(path):
+    """It prints its own description and every setting; a `%` in a help text once ended three of them."""
+    done = python(path, "--help", cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (description, *_) = ast.get_docstring(ast.parse(path.read_text())).splitlines()
+    assert description in done.stdout
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in COMMANDS if path.parent.name == "recipes"], ids=lambda path: path.stem
+)
+def test_a_misspelt_setting_is_a_sentence(path):
+    done = python(path, "--sed", "3", cwd=ROOT)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "--sed: there is no such setting here." in done.stderr
+    assert "Traceback" in python(path, "--sed", "3", "--debug", cwd=ROOT).stderr
