@@ -1,5 +1,6 @@
 """What the training recipes share: a model, questions, a trainer, and what is left when it has trained."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ def train(trainer: Callable[..., Any], config_class: type, description: str, **a
         description: what `--help` says.
         arguments: further ones of the trainer.
     """
+    # Of transformers 5.23 about TRL 1.16's own calls, 64 times in the demo; can go with TRL's next release.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     run, config = parse(TrainingSettings, config_class, description=description)
     config.model_init_kwargs = {
         "dtype": run.dtype,

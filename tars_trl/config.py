@@ -5,7 +5,7 @@ code" its Phi-4 training scripts.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from trl import GRPOConfig
@@ -36,12 +36,17 @@ INHERITED = {
     "beta": Rule(least=0),
     "epsilon": Rule(least=0),
     "epsilon_high": Rule(least=0),
+    "loss_type": Rule(choices=("grpo", "dapo", "bnpo", "dr_grpo", "luspo", "cispo", "sapo", "vespo")),
+    "importance_sampling_level": Rule(choices=("token", "sequence")),
 }
 
 
 @dataclass
 class SpeechTrainingSettings(AudioSettings):
     """What every trainer on speech may set: which clips it takes and what of the model it trains."""
+
+    on_cpu_for_want_of_better: ClassVar[bool] = False
+    """Whether `use_cpu` was not asked for: then only small models are trained (`grpo.preparing`)."""
 
     lora_r: int = setting(
         8, "Rank of LoRA on the language model's linear layers; 0 trains it whole (paper: 8).", least=0
@@ -56,8 +61,8 @@ class SpeechTrainingSettings(AudioSettings):
     def prepare(self: Any) -> None:
         """Check all fields, those of TRL too; without an accelerator, run on the CPU (the same YAML serves both)."""
         check(self, INHERITED)
-        if not torch.accelerator.is_available():
-            self.use_cpu = True
+        if not self.use_cpu and not torch.accelerator.is_available():
+            self.use_cpu = self.on_cpu_for_want_of_better = True
 
 
 @dataclass
@@ -88,7 +93,11 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
         choices=("none", "group", "batch"),
     )
     mask_truncated_completions: bool = setting(True, "Completions cut off at the limit do not count (released code).")
-    vllm_importance_sampling_mode: str = setting("token_truncate", "Per-token ratio, truncated (released code).")
+    vllm_importance_sampling_mode: str = setting(
+        "token_truncate",
+        "What is done with the ratio of the trained policy to vLLM's: per token, truncated (released code).",
+        choices=("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+    )
     vllm_importance_sampling_clip_max: float | None = setting(2.0, "Truncation of that ratio (released code).", above=0)
 
     # The method's own.

@@ -21,7 +21,7 @@ from .config import SpeechTrainingSettings
 from .data.answers import completion_text
 from .errors import QuestionError, SettingError
 from .grpo.callbacks import publisher_of
-from .grpo.preparing import own_settings, prepare_training, usable_questions
+from .grpo.preparing import own_settings, prepare_training, refuse_misplaced_adapters, usable_questions
 from .grpo.resuming import checkpoint_to_continue, seal_checkpoint
 from .models import SpeechLLM
 from .models.hooks import placed_audio
@@ -232,6 +232,7 @@ class SpeechTrainer:
             **kwargs,
         )
         self._encoder = ClipEncoder(self.architecture, self.accelerator, frozen=True)
+        refuse_misplaced_adapters(self._base, self.architecture, args.freeze_audio)
         if self.is_world_process_zero():
             print(format_trainable(trainable_table(self._base, self.architecture.audio_modules)))
 

@@ -18,7 +18,14 @@ from .grpo.alignment import choose_references, layer_indices, similarity_to_refe
 from .grpo.behavior import behavior_encoder
 from .grpo.callbacks import HealthCallback, publisher_of, use_twin_progress
 from .grpo.metrics import layer_metrics, twin_metrics
-from .grpo.preparing import own_settings, prepare_training, refuse_several_turns, suppress, usable_questions
+from .grpo.preparing import (
+    own_settings,
+    prepare_training,
+    refuse_misplaced_adapters,
+    refuse_several_turns,
+    suppress,
+    usable_questions,
+)
 from .grpo.resuming import ResumableSampler, checkpoint_to_continue, seal_checkpoint
 from .grpo.rewards import rewards_and_weights
 from .grpo.rollout import Rollout, Row
@@ -39,15 +46,14 @@ class TARSGRPOTrainer(GRPOTrainer):
        written. They lie as two ordinary TRL groups side by side, so TRL's group mean is the mean over one modality of
        one question (paper, advantage per modality).
     2. Each row is tokenised, sampled, scored and updated under its own prompt.
-    3. Clips are encoded once a generation and put into the token embeddings of every forward pass of their rows, also
-       where the parameters are spread over processes (`models.sharding`). With `use_vllm` they go to vLLM, too
-       (`grpo.vllm`).
+    3. Clips are encoded once a generation and put into the token embeddings of every forward pass of their rows
+       (`models.hooks`, `models.sharding`); with `use_vllm` they go to vLLM, too (`grpo.vllm`).
     4. Hidden states are pooled while completions are sampled (with vLLM, while the old log-probs are computed), and two
        more reward columns, R_rep and R_beh, compare a spoken completion with a correct written one; they are NaN on
        written rows.
     5. Metrics by modality, and the gap.
-    6. `run.json` says how the run was made; a card and protection of the repository come from a `Publisher` among the
-       callbacks. The settings that are given are copied, not changed, and nothing is sent unless asked.
+    6. Settings are copied, not changed; `run.json` says how a run was made, checkpoints carry a manifest, and a
+       `Publisher` among the callbacks writes the card. Nothing is sent unless asked.
 
     Arguments are those of `GRPOTrainer`, without tools, environments and rollout functions. `train_dataset` and
     `eval_dataset` hold rows as in `tars_trl.data`: `prompt`, the conversation in its written form, and `audio`, its
@@ -97,6 +103,7 @@ class TARSGRPOTrainer(GRPOTrainer):
         use_twin_progress(self)
         if args.health_steps:
             self.add_callback(HealthCallback(args.health_steps))
+        refuse_misplaced_adapters(self._base, self.architecture, args.freeze_audio)
         if self.is_world_process_zero():
             print(format_trainable(trainable_table(self._base, self.architecture.audio_modules)))
 
@@ -106,14 +113,9 @@ class TARSGRPOTrainer(GRPOTrainer):
         return base_of(self.accelerator.unwrap_model(self.model))
 
     @property
-    def _mode(self) -> str:
-        return "train" if self.model.training else "eval"
-
-    @property
     def _group_size(self) -> int:
         """Rows of a question, both twins together."""
-        evaluated = self.args.num_generations_eval if self._mode == "eval" else None
-        return evaluated or self.args.num_generations
+        return (None if self.model.training else self.args.num_generations_eval) or self.args.num_generations
 
     # ---- 1. Samplers -----------------------------------------------------------------------------------------------
 
@@ -267,7 +269,7 @@ class TARSGRPOTrainer(GRPOTrainer):
 
     def _log_metrics(self, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
-            self._metrics[self._mode][name].append(value)
+            self._metrics["train" if self.model.training else "eval"][name].append(value)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """TRL's, from a whole checkpoint of this very run (`last`: the newest), or in a folder without a run."""

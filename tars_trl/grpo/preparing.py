@@ -1,6 +1,7 @@
 """What a trainer is given, made ready before TRL sees it: settings, questions, the model; and what is refused."""
 
 import copy
+import logging
 from typing import Any
 
 from datasets import Dataset
@@ -11,8 +12,13 @@ from ..data.audio import check_audio
 from ..data.questions import ordered_by
 from ..errors import SettingError
 from ..models import SpeechLLM, architecture_of
-from ..models.loading import load_model
+from ..models.loading import load_model, number_of_parameters
 from ..models.prompting import base_of
+
+logger = logging.getLogger(__name__)
+
+LARGE = 1_000_000_000
+"""Parameters above which a run does not start on a CPU unless asked to: a step would take an hour."""
 
 
 def own_settings(args: Any) -> Any:
@@ -43,6 +49,8 @@ def usable_questions(dataset: Any, args: Any, curriculum: str | None = None) -> 
             f"The data set is a {type(dataset).__name__}; its audio can be checked, and its twins counted, in a "
             "datasets.Dataset only. Load it without streaming, for example with tars_trl.load_questions."
         )
+    if len(dataset) == 0:
+        raise SettingError("The data set has no rows, so there is nothing to train on. Give another dataset or split.")
     if getattr(args, "modalities", "speech") == "text":
         dataset = dataset.remove_columns("audio") if "audio" in dataset.column_names else dataset
     else:
@@ -72,6 +80,8 @@ def prepare_training(
         options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
         if quantization_config is not None:
             options["quantization_config"] = quantization_config
+        if args.on_cpu_for_want_of_better:
+            _refuse_large(model, number_of_parameters(model, **options))
         # A whole model is updated in the type it is loaded in: bfloat16 would lose small steps.
         model = load_model(model, full_precision=args.use_cpu or args.lora_r == 0, **options)
         args.model_init_kwargs = None
@@ -119,3 +129,28 @@ def refuse_several_turns(arguments: dict[str, Any]) -> None:
                 f"{name} cannot be used here: twins are single-turn and sampled by the trainer. Leave it out, or use "
                 "trl.GRPOTrainer for tools, environments and rollout functions."
             )
+
+
+def refuse_misplaced_adapters(base: Any, architecture: SpeechLLM, frozen: bool) -> None:
+    """Refuse LoRA on the audio side, where a frozen one would be trained, or modules adapted that never run.
+
+    PEFT turns an expression of `target_modules` into bare leaf names for mixture models, and `all-linear` means every
+    linear layer there is.
+    """
+    adapted = [name for name, module in base.named_modules() if getattr(module, "lora_A", None)]
+    misplaced = [name for name in adapted if any(name.startswith(f"{p}.") for p in architecture.audio_modules.values())]
+    if misplaced and frozen:
+        raise SettingError(
+            f"{len(misplaced)} of {len(adapted)} LoRA adapters are on the audio or vision side, such as "
+            f"{misplaced[0]}, which freeze_audio keeps as it is. Give target_modules of the language model alone, such "
+            f"as {architecture.lora_targets!r}, or no peft_config."
+        )
+
+
+def _refuse_large(model_id: str, parameters: int) -> None:
+    logger.warning("No accelerator was found: the run goes on the CPU.")
+    if parameters > LARGE:
+        raise SettingError(
+            f"model={model_id!r} has {parameters / 1e9:.1f} billion parameters, and there is no accelerator here: on "
+            "the CPU the run would not end. Run it where there is one, or insist with --use_cpu true."
+        )

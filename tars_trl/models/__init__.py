@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 Features = Mapping[str, Tensor]
@@ -59,6 +60,13 @@ class SpeechLLM(ABC):
         import transformers
 
         return getattr(transformers, self.class_name).from_pretrained(model_id, **kwargs)
+
+    def empty(self, config: Any) -> Any:
+        """The text-producing model of a checkpoint's config without weights, on torch's meta device."""
+        import transformers
+
+        with torch.device("meta"):
+            return getattr(transformers, self.class_name)(config)
 
     def prepare(self, model: Any) -> None:
         """Give a model that is to be trained, loaded here or by the user, what TRL expects of any multimodal one.

@@ -71,9 +71,20 @@ def load_model(
     """
     options["revision"] = native_revision(model_id) if revision is None else revision
     options["dtype"] = "float32" if dtype in (None, "auto") and full_precision else dtype or "auto"
-    names = ("revision", "trust_remote_code", "token", "cache_dir")
-    config = AutoConfig.from_pretrained(model_id, **{name: options[name] for name in names if name in options})
+    config = _config(model_id, options)
     return architecture_of(config.model_type).load(model_id, **options)
+
+
+def number_of_parameters(model_id: str, revision: str | None = None, **options: Any) -> int:
+    """Parameters of the text-producing model, from its configuration alone; arguments as in `load_model`."""
+    options["revision"] = native_revision(model_id) if revision is None else revision
+    config = _config(model_id, options)
+    return sum(parameter.numel() for parameter in architecture_of(config.model_type).empty(config).parameters())
+
+
+def _config(model_id: str, options: dict[str, Any]) -> Any:
+    names = ("revision", "trust_remote_code", "token", "cache_dir")
+    return AutoConfig.from_pretrained(model_id, **{name: options[name] for name in names if name in options})
 
 
 def load_processor(model: str, adapter: str | None = None, model_revision: str | None = None) -> Any:

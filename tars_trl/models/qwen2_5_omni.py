@@ -55,6 +55,10 @@ class Qwen2_5OmniThinker(SpeechLLM):
         lengths = tower._get_feat_extract_output_lengths(mask.sum(-1))[1].tolist()
         return list(outputs.last_hidden_state.split(lengths))
 
+    def empty(self, config: Any) -> Any:
+        """The thinker of an Omni's config, or of its own."""
+        return super().empty(getattr(config, "thinker_config", config))
+
     def vllm_parameter(self, name: str) -> str:
         """A thinker's parameter under the name of the whole Omni checkpoint."""
         for module, stored in (("language_model.", "model."), ("audio_tower.", "audio_tower."), ("visual.", "visual.")):
