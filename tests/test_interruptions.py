@@ -91,12 +91,3 @@ def test_order_of_epochs_is_trls():
         orders.append(list(ResumableSampler(lambda: state.epoch, **arguments)))
         assert orders[-1] == list(theirs)
     assert orders[0] != orders[1] != orders[2]
-
-
-def test_last_checkpoint(tmp_path):
-    assert last_checkpoint(tmp_path) is None and last_checkpoint(tmp_path / "missing") is None
-    for step, state in ((2, "{}"), (10, "{}"), (12, '{"global_'), (14, None)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if state is not None:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")

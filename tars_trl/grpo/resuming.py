@@ -26,7 +26,7 @@ HASHED_WHOLE = 1 << 30  # bytes; of a larger file as many are hashed, in 64 piec
 ORDER = ("seed", "num_generations", "modalities", "steps_per_generation", "num_iterations", "curriculum")
 """Settings that decide which question is asked when: with another one, no step would go on from the last."""
 MAY_DIFFER = (
-    *("output_dir", "run_name", "max_steps", "num_train_epochs", "resume_from_checkpoint", "overwrite_output_dir"),
+    *("output_dir", "run_name", "resume_from_checkpoint", "overwrite_output_dir"),
     *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "report_to", "disable_tqdm"),
 )
 """Settings that a run may change on its way without a word; so may those of logging, saving and evaluating."""
