@@ -71,28 +71,33 @@ def load_speech_llm(
     model: str,
     adapter: str | None = None,
     *,
-    revision: str | None = None,
+    model_revision: str | None = None,
     dtype: str = "auto",
-    device: Any = "cpu",
+    device: Any = None,
+    attn_implementation: str | None = None,
+    revision: str | None = None,  # until every caller says model_revision
 ) -> tuple[Any, Any]:
     """(model, processor) of a speech LLM, in evaluation mode on `device`.
 
     Args:
         model: hub id or folder, also an adapter's (see `resolve`).
         adapter: LoRA adapter, hub id or folder; it stays unmerged.
-        revision: of `model` on the hub; None for what `base_revision` says.
+        model_revision: of `model` on the hub; None for what `base_revision` says.
         dtype: "auto" is the saved type, or float32 on a CPU; else a name of a torch type.
-        device: where it runs.
+        device: where it runs; None for the accelerator if there is one, else the CPU.
+        attn_implementation: of transformers; None for the class's default.
 
     Raises:
         ValueError: an architecture that is not supported.
     """
     model, adapter = resolve(model, adapter)
-    revision = base_revision(model, adapter, revision)
+    revision = base_revision(model, adapter, model_revision or revision)
+    device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     config = AutoConfig.from_pretrained(model, revision=revision)
     on_cpu = torch.device(device).type == "cpu"
     kind: Any = ("float32" if on_cpu else "auto") if dtype == "auto" else dtype
-    loaded = architecture_of(config.model_type).load(model, revision=revision, dtype=kind).to(device)
+    loaded = architecture_of(config.model_type).load(model, revision=revision, dtype=kind, **attention).to(device)
     if adapter is not None:
         from peft import PeftModel
 
