@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import weakref
 
 import pytest
@@ -12,6 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from tars_trl.data.audio import load_audio
 from tars_trl.data.prompts import spoken_prompt, written_prompt
+from tars_trl.errors import NotLoggedError, SettingError
 from tars_trl.evaluation.drift import layer_set_stats, layer_stats, measure_drift, read_layer_stats
 from tars_trl.evaluation.metrics import paired_result
 from tests.conftest import question, questions
@@ -93,9 +93,10 @@ def test_stats_and_their_file(tmp_path):
     file = tmp_path / "layer_stats.json"
     file.write_text(json.dumps({**stats, "questions": 4}))
     assert read_layer_stats(file) == stats
-    file.write_text(json.dumps({**stats, "means": [1.0]}))
-    with pytest.raises(ValueError, match="no layer_stats.json.*analyze_drift"):
-        read_layer_stats(file)
+    for broken in (json.dumps({**stats, "means": [1.0]}), json.dumps({**stats, "means": 1}), "[]", "{", "{}"):
+        file.write_text(broken)
+        with pytest.raises(NotLoggedError, match="no layer_stats.json.*analyze_drift"):
+            read_layer_stats(file)
 
 
 def test_layer_sets_are_means_over_their_layers():
@@ -116,8 +117,24 @@ def test_figure_3_is_drawn_from_what_measures_leave(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(analyze_drift, "plot_layer_sets", lambda results: drawn.update(results) or Figure())
     sets = [f"last={tmp_path / 'result.json'}", f"all={tmp_path}"]
-    arguments = ["analyze_drift.py", "--output", str(tmp_path / "out"), "--layer_sets", *sets]
-    monkeypatch.setattr(sys, "argv", arguments)
-    analyze_drift.main()
+    arguments = ["--output_dir", str(tmp_path / "out"), "--layer_sets", *sets]
+    analyze_drift.main(arguments)
     assert {name: result["speech_accuracy"] for name, result in drawn.items()} == {"last": 0.5, "all": 1.0}
     assert (tmp_path / "out" / "layer_sets.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "models, stats and layer_sets are empty"),
+        (["--models", "runs/demo"], "models='runs/demo' has no name"),
+        (["--models", "a=x", "--stats", "=layer_stats.json"], "stats='=layer_stats.json' has no name"),
+        (["--layer_sets", "all=x", "all=y"], "names two things alike"),
+    ],
+)
+def test_what_has_no_name_is_refused(tmp_path, given, message):
+    import analyze_drift
+
+    with pytest.raises(SettingError, match=message):
+        analyze_drift.main(["--output_dir", str(tmp_path / "out"), *given])
+    assert not (tmp_path / "out").exists()
