@@ -13,12 +13,12 @@ layers: results of recipes/evaluate.py (files or folders), result.json of recipe
 """
 
 import copy
+import importlib.util
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from tqdm import tqdm
 
 from tars_trl.errors import SettingError
@@ -26,7 +26,7 @@ from tars_trl.evaluation.drift import Drift, layer_set_stats, layer_stats, measu
 from tars_trl.report.frames import read_pair
 from tars_trl.report.plots import plot_drift, plot_layer_sets
 from tars_trl.sampling.complete import complete, decoding
-from tars_trl.sampling.shared import SamplingSettings, chosen_questions, model_loader, start_processes
+from tars_trl.sampling.shared import SamplingSettings, check_path, chosen_questions, model_loader, start_processes
 from tars_trl.settings import parse, run, setting
 
 
@@ -57,53 +57,65 @@ class DriftSettings(SamplingSettings):
         """Paths by name, of `models`, `stats` or `layer_sets`."""
         pairs = [item.partition("=") for item in getattr(self, name)]
         for item, (key, _, path) in zip(getattr(self, name), pairs, strict=True):
-            if not (key and path):
-                raise SettingError(f"{name}={item!r} has no name to stand in the figure. Write NAME=PATH.")
+            if not path or key in ("", "..") or Path(key).name != key:  # a folder is made for each model
+                raise SettingError(f"{name}={item!r} has no plain name to stand in the figure. Write NAME=PATH.")
         if len({key for key, _, _ in pairs}) < len(pairs):
             raise SettingError(f"{name}={getattr(self, name)} names two things alike. Give each a name of its own.")
         return {key: path for key, _, path in pairs}
 
 
-def read_completions(path: Path) -> dict[str, str]:
+def read_completions(path: str) -> dict[str, str]:
     """Written completions by key: a samples file of recipes/evaluate.py, or .jsonl lines with `key` and `text`."""
-    lines = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
-    written = [line for line in lines if line.get("modality", "text") == "text"]
-    texts = {line.get("key"): line["resps"][0][0] if "resps" in line else line.get("text") for line in written}
-    if not texts or None in texts or None in texts.values():
+    try:
+        lines = [json.loads(line) for line in Path(path).read_bytes().split(b"\n") if line.strip()]
+        written = [line for line in lines if line.get("modality", "text") == "text"]
+        texts = {line["key"]: line["resps"][0][0] if "resps" in line else line["text"] for line in written}
+    except OSError as error:
+        raise SettingError(f"completions={path!r} cannot be read, {error}. Correct the path.") from error
+    except (ValueError, AttributeError, LookupError, TypeError):  # no JSON, or other lines
+        texts = {}
+    if not texts or not all(isinstance(text, str) for pair in texts.items() for text in pair):
         raise SettingError(
-            f"completions={str(path)!r} holds {len(written)} written completions, of which some have no key or no "
-            "text. Give a samples_*_text_*.jsonl of recipes/evaluate.py, or lines with key and text."
+            f"completions={path!r} holds no written completions, or some without a key or a text. Give a "
+            "samples_*_text_*.jsonl of recipes/evaluate.py, or lines with key and text."
         )
     return texts
 
 
-def analyze(name: str, path: str, rows: Dataset, settings: DriftSettings) -> Drift:
-    """Load one model, complete the questions in writing, compare."""
+def analyze(
+    name: str, path: str, rows: list[dict[str, Any]], completions: dict[str, str], settings: DriftSettings
+) -> Drift:
+    """Load one model, let it complete the questions in writing unless there are completions, compare."""
     own = copy.copy(settings)
     own.model = path
     model, processor = model_loader(own)()
-    asked: list[dict[str, Any]] = list(rows)
-    if settings.completions:
-        completions = read_completions(Path(settings.completions))
-    else:
-        written = complete(model, processor, asked, "text", batch_size=4 * settings.batch_size, **decoding(settings))
-        completions = {done.key: done.text for done in tqdm(written, f"{name}, completing", len(asked))}
-    with tqdm(desc=f"{name}, comparing", total=len(asked)) as bar:
-        return measure_drift(model, processor, asked, completions, batch_size=settings.batch_size, on_batch=bar.update)
+    if not completions:
+        written = complete(model, processor, rows, "text", batch_size=4 * settings.batch_size, **decoding(settings))
+        completions = {done.key: done.text for done in tqdm(written, f"{name}, completing", len(rows))}
+    with tqdm(desc=f"{name}, comparing", total=len(rows)) as bar:
+        return measure_drift(model, processor, rows, completions, batch_size=settings.batch_size, on_batch=bar.update)
 
 
 def main(args: list[str] | None = None) -> None:
     """Measure, write the files, draw."""
     (settings,) = parse(DriftSettings, args=args, description=__doc__)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError(
+            "Figures need matplotlib, which is not installed. Bring it with: pip install 'matplotlib>=3.8'"
+        )
     start_processes(settings.use_cpu)
     output = Path(settings.output_dir)
+    models = settings.named("models")
+    for path in models.values():
+        check_path("models", path)
     by_token = {name: read_layer_stats(path) for name, path in settings.named("stats").items()}
     layer_sets = {name: read_pair(path) for name, path in settings.named("layer_sets").items()}
     pooled, sets = {}, {}
-    rows = chosen_questions(settings) if settings.models else None
+    completions = read_completions(settings.completions) if settings.completions else {}
+    rows = list(chosen_questions(settings)) if models else []
     output.mkdir(parents=True, exist_ok=True)
-    for name, path in settings.named("models").items():
-        drift = analyze(name, path, rows, settings)
+    for name, path in models.items():
+        drift = analyze(name, path, rows, completions, settings)
         by_token[name], pooled[name] = layer_stats(drift.by_token), layer_stats(drift.pooled)
         sets[name] = {"by_token": layer_set_stats(drift.by_token), "pooled": layer_set_stats(drift.pooled)}
         (output / name).mkdir(exist_ok=True)

@@ -1,11 +1,11 @@
-"""Ask a speech LLM a question, spoken or written, and read its answer as it comes.
+r"""Ask a speech LLM a question, spoken or written, and read its answer as it comes.
 
-    python recipes/chat.py --model runs/demo --audio runs/demo/question.ogg --system_prompt "Think, then answer."
+    python recipes/chat.py --model runs/demo --audio runs/demo/question.ogg
     python recipes/chat.py --model Qwen/Qwen2.5-Omni-7B --adapter runs/tars-qwen2.5-omni-7b \
         --audio france.wav --text "What is the capital of France? Option A: Lyon. Option B: Paris."
 
-The first asks what the demo leaves; france.wav is a recording of yours. Given both forms it answers twice, once from
-each twin's prompt, and prints the answers side by side.
+The first asks what the demo leaves, under the system prompt of its training; france.wav is a recording of yours. Given
+both forms it answers twice, once from each twin's prompt, and prints the answers side by side.
 """
 
 import shutil
@@ -19,6 +19,7 @@ from tars_trl.data import SYSTEM_PROMPT, build_prompt
 from tars_trl.data.audio import TARGET_RATE, load_audio
 from tars_trl.data.prompts import MODALITIES
 from tars_trl.errors import SettingError
+from tars_trl.record import read_run
 from tars_trl.sampling.complete import complete, decoding
 from tars_trl.sampling.shared import model_loader, start_processes
 from tars_trl.settings import AskedModelSettings, DecodingSettings, parse, run, setting
@@ -30,13 +31,28 @@ class ChatSettings(DecodingSettings, AskedModelSettings):
 
     audio: str | None = setting(None, "File with the spoken question: wav, flac, ogg or mp3.")
     text: str | None = setting(None, "The written question.")
-    system_prompt: str = setting(SYSTEM_PROMPT, "What the model is told before; '' for nothing.")
+    system_prompt: str | None = setting(
+        None, "System prompt. None: the one that the model's run was trained with, else the method's; '': none."
+    )
     batch_size: int = field(default=1, init=False)  # one question
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.audio is None and self.text is None:
+        if not self.audio and not self.text:
             raise SettingError("audio and text are not given: there is no question. Pass --audio, --text, or both.")
+
+
+def system_prompt_of(settings: ChatSettings) -> str:
+    """The system prompt of the settings, or else the one that the model's run was trained with, which is printed."""
+    if settings.system_prompt is not None:
+        return settings.system_prompt
+    folder = settings.adapter or settings.model or ""
+    facts = read_run(folder)
+    if "system_prompt" not in facts:
+        return SYSTEM_PROMPT
+    prompt = facts["system_prompt"] or ""
+    print(f"System prompt, as {folder} was trained: {prompt!r}" if prompt else f"No system prompt, as for {folder}.")
+    return prompt
 
 
 def side_by_side(answers: dict[str, str], width: int) -> str:
@@ -52,14 +68,15 @@ def side_by_side(answers: dict[str, str], width: int) -> str:
 def main(args: list[str] | None = None) -> dict[str, str]:
     """Load the model, ask, print; the answers by modality."""
     (settings,) = parse(ChatSettings, args=args, description=__doc__)
-    row = {"key": "chat", "prompt": build_prompt(settings.text or "(spoken)", settings.system_prompt)}
-    if settings.audio is not None:  # read before the model is loaded
+    load = model_loader(settings)
+    row = {"key": "chat", "prompt": build_prompt(settings.text or "(spoken)", system_prompt_of(settings))}
+    if settings.audio:  # read before the model is loaded
         row["audio"] = {"array": load_audio(settings.audio), "sampling_rate": TARGET_RATE}
     start_processes(settings.use_cpu)
-    model, processor = model_loader(settings)()
+    model, processor = load()
     answers = {}
     for modality, question in zip(MODALITIES, (settings.audio, settings.text), strict=True):
-        if question is not None:
+        if question:
             print(f"[{modality}]")
             streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
             (done,) = complete(model, processor, [row], modality, streamer=streamer, **decoding(settings))

@@ -15,7 +15,7 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ PAIRED = "kept"
 class PreferenceSettings(SamplingSettings):
     """Settings of `build_preferences`."""
 
-    output_dir: str = setting("runs/preferences", "Folder of what is written.")
+    output_dir: str = setting("runs/preferences", "Folder of what is written.", required=True)
     num_samples: int = setting(4, "Completions of a question in each modality (as TARS: 4 + 4).", least=1)
     temperature: float = setting(1.0, "Of sampling (paper: 1.0).", above=0)
     format_weight: float = setting(
@@ -121,18 +121,22 @@ def choose(
     alone = generator.choice([c for c in teachers if c.score == best])
     if not spoken:
         return alone, None, "spoken completions truncated, too short or too long"
-    pairs = [(c, r) for c in teachers for r in spoken if c.score > r.score]
+    pairs = [(c, r) for c in teachers for r in spoken if _margin(c, r) > 0]
     if not pairs:
         return alone, None, "spoken completions as good as written ones"
-    pairs = [(c, r) for c, r in pairs if c.score - r.score >= settings.min_margin]
+    pairs = [(c, r) for c, r in pairs if _margin(c, r) >= settings.min_margin]
     if not pairs:
         return alone, None, "margin below min_margin"
     pairs = [(c, r) for c, r in pairs if _ratio(c, r) <= settings.max_length_ratio]
     if not pairs:
         return alone, None, "lengths differ by more than max_length_ratio"
-    widest = max(c.score - r.score for c, r in pairs)
-    chosen, rejected = generator.choice([(c, r) for c, r in pairs if c.score - r.score == widest])
+    widest = max(_margin(c, r) for c, r in pairs)
+    chosen, rejected = generator.choice([(c, r) for c, r in pairs if _margin(c, r) == widest])
     return chosen, rejected, PAIRED
+
+
+def _margin(chosen: Candidate, rejected: Candidate) -> float:
+    return round(chosen.score - rejected.score, 9)  # 1.15 - 0.15 is 0.9999999999999999
 
 
 def _ratio(first: Candidate, second: Candidate) -> float:
@@ -150,8 +154,9 @@ def build_preferences(settings: PreferenceSettings) -> Counter[str]:
             pair at all.
     """
     state = start_processes(settings.use_cpu)
+    loaded = model_loader(settings)
     questions = chosen_questions(settings)
-    choices = [choose(_candidates(line), line["key"], settings) for line in _sample(questions, settings)]
+    choices = [choose(_candidates(line), line["key"], settings) for line in _sample(questions, settings, loaded)]
     counts = Counter(reason for _, _, reason in choices)
     if counts[PAIRED] == 0:
         raise SettingError(
@@ -167,12 +172,11 @@ def build_preferences(settings: PreferenceSettings) -> Counter[str]:
 # ---- Sampling ------------------------------------------------------------------------------------------------------
 
 
-def _sample(questions: Dataset, settings: PreferenceSettings) -> list[Line]:
+def _sample(questions: Dataset, settings: PreferenceSettings, loaded: Callable[[], tuple[Any, Any]]) -> list[Line]:
     """A line of scored completions for each question, in its order."""
     names = ("num_samples", "batch_size", "format_weight")
     facts = {name: getattr(settings, name) for name in names} | decoding(settings) | model_facts(settings)
     digest = sha256(facts | {"rows": rows_digest(questions, True)})[:16]
-    loaded = model_loader(settings)
     counts: Counter[str] = Counter()
 
     def work(places: Sequence[int]) -> list[Line]:

@@ -53,7 +53,7 @@ Score = Mapping[str, float]
 class ScoreSettings(SamplingSettings):
     """Settings of `score_questions`."""
 
-    output_dir: str = setting("runs/scored", "Folder of the scored questions.")
+    output_dir: str = setting("runs/scored", "Folder of the scored questions.", required=True)
     num_samples: int = setting(8, "Completions of each question in each modality.", least=1)
     k: int = setting(
         4, "Of pass@k: in training a question has num_generations / 2 completions of each modality.", least=1
@@ -171,9 +171,9 @@ def score_questions(settings: ScoreSettings) -> tuple[list[dict[str, float]], li
             question is left.
     """
     state = start_processes(settings.use_cpu)
+    loaded = model_loader(settings)
     rows = chosen_questions(settings)
     facts = model_facts(settings) | {"rows": rows_digest(rows, with_audio=True)}
-    loaded = model_loader(settings)
     speech, text = (sample_answers(settings, rows, modality, loaded, facts) for modality in MODALITIES)
     scores = [score(*pair, settings.k, settings.order) for pair in zip(speech, text, strict=True)]
     numbers = select_questions(scores, settings.keep, settings.top)

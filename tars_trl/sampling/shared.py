@@ -5,6 +5,7 @@ appended to files as they come, named after a fingerprint of all that they depen
 Below it stands what the commands that sample have in common beside: settings, questions, model and files.
 """
 
+import difflib
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from ..data import journal
 from ..data.audio import check_audio
 from ..data.questions import load_questions
+from ..errors import SettingError
 from ..models.loading import base_revision, identity, load_speech_llm, resolve
 from ..settings import AskedModelSettings, AudioSettings, DecodingSettings, QuestionSettings
 
@@ -100,13 +102,15 @@ class SamplingSettings(DecodingSettings, AudioSettings, QuestionSettings, AskedM
 
 def chosen_questions(settings: SamplingSettings) -> Dataset:
     """Its questions, those of `limit` drawn with the seed, every clip checked; audio undecoded."""
+    limit = settings.limit
     with PartialState().main_process_first():
-        seed = None if settings.limit is None else settings.seed
-        rows = load_questions(settings.dataset or "", settings.split, system_prompt=settings.system_prompt, seed=seed)
-    if settings.limit is not None:
-        share = settings.limit < 1
-        wanted = max(1, round(settings.limit * len(rows))) if share else int(settings.limit)
-        rows = rows.select(range(min(wanted, len(rows))))
+        rows = load_questions(
+            settings.dataset or "",
+            settings.split,
+            system_prompt=settings.system_prompt,
+            limit=limit if limit is None or limit < 1 else int(limit),
+            seed=None if limit is None else settings.seed,
+        )
     return check_audio(rows, max_seconds=settings.max_audio_seconds, on_error=settings.on_bad_audio)
 
 
@@ -122,17 +126,58 @@ def model_facts(settings: AskedModelSettings) -> dict[str, Any]:
 
 
 def model_loader(settings: AskedModelSettings) -> Callable[[], tuple[Any, Any]]:
-    """Loads (model, processor) when it is called first: where all lines are there, nothing is loaded."""
-    return functools.cache(
-        lambda: load_speech_llm(
-            settings.model or "",
-            settings.adapter,
-            model_revision=settings.model_revision,
-            dtype=settings.dtype,
-            device=PartialState().device,
-            attn_implementation=settings.attn_implementation,
-        )
-    )
+    """Loads (model, processor) when it is called first: where all lines are there, nothing is loaded.
+
+    Raises:
+        SettingError: at once, a path that leads nowhere.
+    """
+    for name in ("model", "adapter"):
+        check_path(name, getattr(settings, name))
+
+    @functools.cache
+    def load() -> tuple[Any, Any]:
+        try:
+            return load_speech_llm(
+                settings.model or "",
+                settings.adapter,
+                model_revision=settings.model_revision,
+                dtype=settings.dtype,
+                device=PartialState().device,
+                attn_implementation=settings.attn_implementation,
+            )
+        except OSError as error:  # of which some don't say what was asked for
+            adapter = f", adapter={settings.adapter!r}" if settings.adapter else ""
+            why = str(error).partition("\n")[0]
+            raise SettingError(
+                f"model={settings.model!r}{adapter}: it is no folder here and cannot be loaded from the hub either. "
+                f"{why} Correct the name, or connect to the hub."
+            ) from error
+
+    return load
+
+
+def check_path(name: str, value: str | None) -> None:
+    """Refuse a path that leads nowhere, before it is taken for a hub id.
+
+    Args:
+        name: of the setting.
+        value: a folder or a hub id, "owner/name"; None is neither.
+
+    Raises:
+        SettingError: the nearest name that there is, if any.
+    """
+    if value is None or Path(value).exists():
+        return
+    path = Path(value)
+    in_a_folder = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+    if len(path.parts) == 2 and not in_a_folder and not value.startswith((".", "/", "~")):
+        return
+    missing, there = path.name, path.parent
+    while not there.is_dir():
+        missing, there = there.name, there.parent
+    near = difflib.get_close_matches(missing, [entry.name for entry in there.iterdir()], 1)
+    advice = f"Did you mean {there / near[0]}?" if near else "Correct the path, or give a hub id, owner/name."
+    raise SettingError(f"{name}={value!r}: there is no such folder. {advice}")
 
 
 # ---- What is written -----------------------------------------------------------------------------------------------

@@ -127,9 +127,14 @@ def test_figure_3_is_drawn_from_what_measures_leave(tmp_path, monkeypatch):
     ("given", "message"),
     [
         ([], "models, stats and layer_sets are empty"),
-        (["--models", "runs/demo"], "models='runs/demo' has no name"),
-        (["--models", "a=x", "--stats", "=layer_stats.json"], "stats='=layer_stats.json' has no name"),
+        (["--models", "runs/demo"], "models='runs/demo' has no plain name"),
+        (["--models", "a=x", "--stats", "=layer_stats.json"], "stats='=layer_stats.json' has no plain name"),
         (["--layer_sets", "all=x", "all=y"], "names two things alike"),
+        (["--models", "a/b=x"], "models='a/b=x' has no plain name"),  # it names a folder
+        (["--models", "..=x"], r"models='\.\.=x' has no plain name"),
+        (["--models", "a=runs/nowhere/x"], "models='runs/nowhere/x': there is no such folder"),
+        (["--models", f"a={__file__}", "--completions", "nowhere.jsonl"], "completions='nowhere.jsonl' cannot be read"),
+        (["--models", f"a={__file__}", "--completions", __file__], "completions=.* holds no written completions"),
     ],
 )
 def test_what_has_no_name_is_refused(tmp_path, given, message):
@@ -138,3 +143,12 @@ def test_what_has_no_name_is_refused(tmp_path, given, message):
     with pytest.raises(SettingError, match=message):
         analyze_drift.main(["--output_dir", str(tmp_path / "out"), *given])
     assert not (tmp_path / "out").exists()
+
+
+def test_matplotlib_is_looked_for_at_the_start(tmp_path, monkeypatch):
+    import analyze_drift
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(analyze_drift, "chosen_questions", None)
+    with pytest.raises(ImportError, match="matplotlib, which is not installed. .*pip install"):
+        analyze_drift.main(["--output_dir", str(tmp_path), "--models", "a=some/model"])

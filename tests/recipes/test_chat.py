@@ -1,6 +1,9 @@
 """`recipes/chat.py`: a question from a file, in writing, or both."""
 
 import importlib
+import json
+import re
+import shutil
 
 import pytest
 from chat import main, side_by_side
@@ -68,3 +71,46 @@ def test_the_revision_of_the_model_is_asked_for(monkeypatch, tmp_path, recipe):
     }
     with pytest.raises(LookupError, match="abc"):
         importlib.import_module(recipe).main(["--model_revision", "abc", *more[recipe]])
+
+
+@pytest.mark.parametrize(("trained", "said"), [("Think.", "'Think.'"), (None, "No system prompt, as for")])
+def test_the_system_prompt_of_the_run_is_taken_and_said(model_folder, tmp_path, capsys, trained, said):
+    shutil.copytree(model_folder, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"system_prompt": trained}))
+    asked = ["--text", "What is one?", "--max_completion_length", "6", "--use_cpu"]
+    own = main(["--model", str(tmp_path / "run"), *asked])
+    printed = capsys.readouterr().out
+    assert said in printed and str(tmp_path / "run") in printed
+    assert own == main(["--model", model_folder, "--system_prompt", trained or "", *asked])
+    assert own != main(["--model", model_folder, *asked]), "the method's"
+    assert "ystem prompt" not in capsys.readouterr().out
+
+
+def test_an_empty_text_is_no_question(model_folder):
+    with pytest.raises(SettingError, match="audio and text are not given"):
+        main(["--model", model_folder, "--text", ""])
+
+
+def test_a_misspelt_folder_is_called_that(model_folder, tmp_path, monkeypatch):
+    """And not taken for a hub id, whether it is the model's or the adapter's; nothing is loaded."""
+    monkeypatch.setattr("tars_trl.sampling.shared.load_speech_llm", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    wrong = {
+        "runs/dmeo": "Did you mean runs/demo",
+        "./rnus/demo": "Did you mean runs",
+        str(tmp_path / "runs" / "demo" / "checkpoint-3"): "Correct the path",
+        "dmeo": "give a hub id, owner/name",
+        "~/runs/demo": "Correct the path",
+    }
+    for path, advice in wrong.items():
+        for name, given in (("model", ["--model", path]), ("adapter", ["--model", model_folder, "--adapter", path])):
+            with pytest.raises(SettingError, match=f"{name}='{re.escape(path)}': there is no such folder.*{advice}"):
+                main([*given, "--text", "What is one?"])
+
+
+def test_a_model_that_is_nowhere_is_named(monkeypatch):
+    """The message of transformers says that it could not connect, and not what it was asked for."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SettingError, match="model='some/model': it is no folder here and cannot be loaded"):
+        main(["--model", "some/model", "--text", "What is one?"])

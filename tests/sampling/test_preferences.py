@@ -11,6 +11,7 @@ import pytest
 from build_preferences import main
 
 from tars_trl import load_questions
+from tars_trl.errors import SettingError
 from tars_trl.sampling import preferences, shared
 from tars_trl.sampling.preferences import PAIRED, Candidate, PreferenceSettings, choose
 from tars_trl.settings import parse
@@ -65,6 +66,13 @@ def test_reasons(text, speech, settings, reason):
     assert (chosen is None) == reason.startswith("correct written")
 
 
+@pytest.mark.parametrize("weight", [0.1, 0.15, 0.3, 0.7])
+def test_a_margin_is_what_it_is_on_paper(weight):
+    """1.15 - 0.15 is 0.9999999999999999, and one that is wrong is still one that is wrong."""
+    _, rejected, reason = chosen_of([candidate(1 + weight)], [candidate(weight)], format_weight=weight, min_margin=1)
+    assert (rejected, reason) == (candidate(weight), PAIRED)
+
+
 def test_filter_passes_over_to_the_next_best_pair():
     speech = [candidate(0.0, tokens=100), candidate(0.5, tokens=30)]
     _, rejected, reason = chosen_of([candidate(1.5)], speech)
@@ -94,6 +102,9 @@ def test_impossible_settings_are_refused(name):
         ({"min_margin": 1.2, "format_weight": 0.1}, "min_margin=1.2.*is above 1.1"),
         ({"format_weight": -0.5}, "format_weight=-0.5"),
         ({"on_bad_audio": "bad"}, "on_bad_audio='bad'.*refuse, skip"),
+        ({"output_dir": ""}, "output_dir is not given"),
+        ({"min_margin": float("nan")}, "min_margin=nan is not a finite number"),
+        ({"temperature": float("inf")}, "temperature=inf is not a finite number"),
         ({"dtype": "f32"}, "dtype='f32'.*float32"),
     ],
 )
@@ -269,6 +280,12 @@ def test_no_pair_at_all_is_an_error(build, monkeypatch):
     monkeypatch.setattr(preferences, "accuracy_reward", lambda *_: [0.0])
     with pytest.raises(ValueError, match="7 no correct written completion"):
         build()
+
+
+def test_a_misspelt_model_is_refused_before_the_questions_are_read(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "load_questions", None)
+    with pytest.raises(SettingError, match="there is no such folder. Did you mean .*/model"):
+        main(arguments(folders, tmp_path / "out", model=folders / "modle"))
 
 
 def test_recipe_yaml_parses():
