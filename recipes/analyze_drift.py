@@ -26,7 +26,7 @@ from tars_trl.evaluation.drift import Drift, layer_set_stats, layer_stats, measu
 from tars_trl.report.frames import read_pair
 from tars_trl.report.plots import plot_drift, plot_layer_sets
 from tars_trl.sampling.complete import complete, decoding
-from tars_trl.sampling.shared import SamplingSettings, check_path, chosen_questions, model_loader, start_processes
+from tars_trl.sampling.shared import SamplingSettings, check_place, chosen_questions, model_loader, start_processes
 from tars_trl.settings import parse, run, setting
 
 
@@ -107,7 +107,7 @@ def main(args: list[str] | None = None) -> None:
     output = Path(settings.output_dir)
     models = settings.named("models")
     for path in models.values():
-        check_path("models", path)
+        check_place("models", path, settings.model_revision)
     by_token = {name: read_layer_stats(path) for name, path in settings.named("stats").items()}
     layer_sets = {name: read_pair(path) for name, path in settings.named("layer_sets").items()}
     pooled, sets = {}, {}

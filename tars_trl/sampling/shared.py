@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from ..data import journal
 from ..data.audio import check_audio
+from ..data.hub import check_on_hub
 from ..data.questions import load_questions
 from ..errors import SettingError
 from ..models.loading import base_revision, identity, load_speech_llm, resolve
@@ -102,7 +103,7 @@ class SamplingSettings(DecodingSettings, AudioSettings, QuestionSettings, AskedM
 
 def chosen_questions(settings: SamplingSettings) -> Dataset:
     """Its questions, those of `limit` drawn with the seed, every clip checked; audio undecoded."""
-    limit = settings.limit
+    limit: Any = settings.limit
     with PartialState().main_process_first():
         rows = load_questions(
             settings.dataset or "",
@@ -129,10 +130,13 @@ def model_loader(settings: AskedModelSettings) -> Callable[[], tuple[Any, Any]]:
     """Loads (model, processor) when it is called first: where all lines are there, nothing is loaded.
 
     Raises:
-        SettingError: at once, a path that leads nowhere.
+        SettingError, OSError: at once, a model or an adapter that is nowhere, see `check_place`.
     """
-    for name in ("model", "adapter"):
-        check_path(name, getattr(settings, name))
+    check_place("model", settings.model, settings.model_revision)
+    check_place("adapter", settings.adapter)
+    base, adapter = resolve(settings.model or "", settings.adapter)
+    if base != settings.model:  # it is an adapter
+        check_place(f"{settings.model}: its base_model", base, base_revision(base, adapter, settings.model_revision))
 
     @functools.cache
     def load() -> tuple[Any, Any]:
@@ -146,31 +150,33 @@ def model_loader(settings: AskedModelSettings) -> Callable[[], tuple[Any, Any]]:
                 attn_implementation=settings.attn_implementation,
             )
         except OSError as error:  # of which some don't say what was asked for
-            adapter = f", adapter={settings.adapter!r}" if settings.adapter else ""
+            told = f", adapter={settings.adapter!r}" if settings.adapter else ""
             why = str(error).partition("\n")[0]
             raise SettingError(
-                f"model={settings.model!r}{adapter}: it is no folder here and cannot be loaded from the hub either. "
-                f"{why} Correct the name, or connect to the hub."
+                f"model={settings.model!r}{told}: it cannot be loaded, {why} Correct the name, or connect to the hub."
             ) from error
 
     return load
 
 
-def check_path(name: str, value: str | None) -> None:
-    """Refuse a path that leads nowhere, before it is taken for a hub id.
+def check_place(name: str, value: str | None, revision: str | None = None) -> None:
+    """See that there is such a model: a folder here, or else, if it does not look like a misspelt one, on the hub.
 
     Args:
         name: of the setting.
         value: a folder or a hub id, "owner/name"; None is neither.
+        revision: on the hub.
 
     Raises:
-        SettingError: the nearest name that there is, if any.
+        SettingError: there is no such folder; the nearest name is told.
+        FileNotFoundError, ConnectionError: the hub has no such model, or cannot be reached.
     """
     if value is None or Path(value).exists():
         return
     path = Path(value)
     in_a_folder = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
     if len(path.parts) == 2 and not in_a_folder and not value.startswith((".", "/", "~")):
+        check_on_hub(value, revision=revision)
         return
     missing, there = path.name, path.parent
     while not there.is_dir():

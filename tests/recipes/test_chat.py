@@ -61,9 +61,12 @@ def test_columns():
 
 @pytest.mark.parametrize("recipe", ["chat", "analyze_drift"])
 def test_the_revision_of_the_model_is_asked_for(monkeypatch, tmp_path, recipe):
+    monkeypatch.setattr("tars_trl.sampling.shared.resolve", lambda model, adapter: (model, adapter))
+
     def loaded(*args, model_revision, **options):
         raise LookupError(model_revision)
 
+    monkeypatch.setattr("tars_trl.sampling.shared.check_on_hub", lambda *args, **options: None)
     monkeypatch.setattr("tars_trl.sampling.shared.load_speech_llm", loaded)
     more = {
         "chat": ["--model", "some/model", "--text", "One?"],
@@ -111,6 +114,22 @@ def test_a_misspelt_folder_is_called_that(model_folder, tmp_path, monkeypatch):
 
 def test_a_model_that_is_nowhere_is_named(monkeypatch):
     """The message of transformers says that it could not connect, and not what it was asked for."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(SettingError, match="model='some/model': it is no folder here and cannot be loaded"):
-        main(["--model", "some/model", "--text", "What is one?"])
+
+    def load(*args, **options):
+        raise OSError("We couldn't connect to the hub, and couldn't find them in the cache.\nCheck your connection.")
+
+    asked = []
+    monkeypatch.setattr("tars_trl.sampling.shared.resolve", lambda model, adapter: (model, adapter))
+    monkeypatch.setattr("tars_trl.sampling.shared.check_on_hub", lambda *args, **options: asked.append((args, options)))
+    monkeypatch.setattr("tars_trl.sampling.shared.load_speech_llm", load)
+    given = ["--model", "some/model", "--model_revision", "abc", "--adapter", "some/adapter", "--text", "One?"]
+    with pytest.raises(SettingError, match="model='some/model', adapter='some/adapter': .* couldn't connect"):
+        main(given)
+    assert asked == [(("some/model",), {"revision": "abc"}), (("some/adapter",), {"revision": None})]
+
+
+def test_a_base_that_moved_is_named(tmp_path):
+    config = {"peft_type": "LORA", "base_model_name_or_path": "moved/a/way", "task_type": "CAUSAL_LM"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(SettingError, match=f"{tmp_path}: its base_model='moved/a/way': there is no such folder"):
+        main(["--model", str(tmp_path), "--text", "One?"])
