@@ -52,7 +52,7 @@ class PreferenceSettings(SamplingSettings):
 
     output_dir: str = setting("runs/preferences", "Folder of what is written.", required=True)
     num_samples: int = setting(4, "Completions of a question in each modality (as TARS: 4 + 4).", least=1)
-    temperature: float = setting(1.0, "Of sampling (paper: 1.0).", above=0)
+    temperature: float = setting(1.0, "Of sampling (paper: 1.0); near 0 all samples are the same.", least=0.01)
     format_weight: float = setting(
         0.5, "A completion's score is accuracy + format_weight * format (paper: 0.5).", least=0
     )

@@ -58,7 +58,7 @@ class ScoreSettings(SamplingSettings):
     k: int = setting(
         4, "Of pass@k: in training a question has num_generations / 2 completions of each modality.", least=1
     )
-    temperature: float = setting(1.0, "Of sampling (paper: 1.0).", above=0)
+    temperature: float = setting(1.0, "Of sampling (paper: 1.0); near 0 all samples are the same.", least=0.01)
     batch_size: int = setting(4, "Questions in a forward pass, per process; each takes num_samples rows.", least=1)
     keep: str = setting(
         "all",
