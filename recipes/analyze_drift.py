@@ -6,10 +6,10 @@ For each model its own written completions (greedy, or those of --completions) a
 layer by layer, token by token and pooled (paper, figure 2). Left in the output folder: `MODEL/layer_stats.json` (keys
 of the published files) and `MODEL/layer_stats_pooled.json`, `layer_sets.json`, `drift.png`. Files of other models join
 the figure with `--stats paper=layer_stats.json`. Figure 3 is drawn from evaluations of runs that aligned different
-layers: results of recipes/evaluate.py (files or folders), result.json of recipes/compare.py, summary.json of the demo.
+layers, results of recipes/evaluate.py (files or folders):
 
     python recipes/analyze_drift.py --output_dir runs/layers \
-        --layer_sets shallow=runs/compare/tars_shallow-seed0/result.json all=runs/results/runs__all
+        --layer_sets shallow=runs/results/runs__shallow all=runs/results/runs__all
 """
 
 import copy

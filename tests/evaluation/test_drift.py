@@ -108,17 +108,17 @@ def test_layer_sets_are_means_over_their_layers():
     assert sets["all"]["ci_lower"] < sets["all"]["mean"] < sets["all"]["ci_upper"]
 
 
-def test_figure_3_is_drawn_from_what_measures_leave(tmp_path, monkeypatch):
+def test_figure_3_is_drawn_from_evaluations(tmp_path, monkeypatch):
     import analyze_drift
 
-    (tmp_path / "result.json").write_text(json.dumps({"speech": [True, False], "text": [True, True]}))
-    pair = paired_result([True, True], [True, True])
-    (tmp_path / "results_1.json").write_text(json.dumps({"pairs": {"demo": pair}}))
+    for name, speech in (("last", [True, False]), ("all", [True, True])):
+        (tmp_path / name).mkdir()
+        pair = paired_result(speech, [True, True])
+        (tmp_path / name / "results_1.json").write_text(json.dumps({"pairs": {"demo": pair}}))
     drawn = {}
     monkeypatch.setattr(analyze_drift, "plot_layer_sets", lambda results: drawn.update(results) or Figure())
-    sets = [f"last={tmp_path / 'result.json'}", f"all={tmp_path}"]
-    arguments = ["--output_dir", str(tmp_path / "out"), "--layer_sets", *sets]
-    analyze_drift.main(arguments)
+    sets = [f"last={tmp_path / 'last' / 'results_1.json'}", f"all={tmp_path / 'all'}"]
+    analyze_drift.main(["--output_dir", str(tmp_path / "out"), "--layer_sets", *sets])
     assert {name: result["speech_accuracy"] for name, result in drawn.items()} == {"last": 0.5, "all": 1.0}
     assert (tmp_path / "out" / "layer_sets.png").is_file()
 

@@ -149,10 +149,11 @@ def folders(tmp_path_factory):
         weight.data.mul_(8)  # as it is, the tied embeddings repeat the last token of any prompt
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
-    (folder / "clip.wav").write_bytes(clip(0.7, 9))
-    rows = questions(6).to_list() + [question_row(6) | {"audio": {"bytes": None, "path": str(folder / "clip.wav")}}]
-    dataset = type(questions()).from_list(rows).cast_column("audio", questions(1).features["audio"])
     (folder / "questions").mkdir()
+    beside = folder / "questions" / "clip.wav"
+    beside.write_bytes(clip(0.7, 9))
+    rows = questions(6).to_list() + [question_row(6) | {"audio": {"bytes": None, "path": str(beside)}}]
+    dataset = type(questions()).from_list(rows).cast_column("audio", questions(1).features["audio"])
     dataset.to_parquet(folder / "questions" / "train.parquet")
     return folder
 
@@ -179,7 +180,8 @@ def build(folders, tmp_path, monkeypatch):
 
 
 def arguments(folders, output, **settings):
-    given = {"model": folders / "model", "dataset": folders / "questions", "output_dir": output, "num_samples": 3,
+    data = folders / "questions" / "train.parquet"
+    given = {"model": folders / "model", "dataset": data, "output_dir": output, "num_samples": 3,
              "max_completion_length": 6, "batch_size": 2, "use_cpu": True, **settings}  # fmt: skip
     return [str(word) for name, value in given.items() for word in (f"--{name}", value)]
 
