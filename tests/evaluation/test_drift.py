@@ -114,7 +114,7 @@ def test_figure_3_is_drawn_from_evaluations(tmp_path, monkeypatch):
     for name, speech in (("last", [True, False]), ("all", [True, True])):
         (tmp_path / name).mkdir()
         pair = paired_result(speech, [True, True])
-        (tmp_path / name / "results_1.json").write_text(json.dumps({"pairs": {"demo": pair}}))
+        (tmp_path / name / "results_1.json").write_text(json.dumps({"results": {}, "pairs": {"demo": pair}}))
     drawn = {}
     monkeypatch.setattr(analyze_drift, "plot_layer_sets", lambda results: drawn.update(results) or Figure())
     sets = [f"last={tmp_path / 'last' / 'results_1.json'}", f"all={tmp_path / 'all'}"]
