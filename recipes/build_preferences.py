@@ -10,14 +10,14 @@ OUT/preferences, recipes/sft.py on OUT/sft.
 """
 
 from tars_trl.sampling.preferences import PreferenceSettings, build_preferences
-from tars_trl.settings import parse
+from tars_trl.settings import parse, run
 
 
 def main(args: list[str] | None = None) -> None:
     """Sample, pair, write; what was kept and dropped is printed and in report.json."""
-    (settings,) = parse(PreferenceSettings, args=args)
+    (settings,) = parse(PreferenceSettings, args=args, description=__doc__)
     build_preferences(settings)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

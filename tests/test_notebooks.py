@@ -43,9 +43,8 @@ def run(make_trainer, tiny, tmp_path, monkeypatch):
                 **settings,
             )
         )  # fmt: skip
-    command = f"--models before={base} after={base} --questions {data} --split train --max_new_tokens 6"
-    monkeypatch.setattr(sys, "argv", ["analyze_drift.py", *command.split(), "--output", str(folder / "drift")])
-    analyze_drift.main()
+    command = f"--models before={base} after={base} --dataset {data} --split train --max_completion_length 6"
+    analyze_drift.main([*command.split(), "--output_dir", str(folder / "drift")])
     monkeypatch.setenv("TARS_QUESTIONS", str(data))
     monkeypatch.setenv("TARS_SPLIT", "train")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 Modality = Literal["speech", "text"]
 Modalities = Literal["both", "speech", "text"]
+MODALITIES: tuple[Modality, Modality] = ("speech", "text")
 Conversation = list[dict[str, Any]]
 
 

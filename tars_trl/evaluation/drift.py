@@ -8,6 +8,7 @@ layer is compared while it runs: no layer's states outlive it.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from ..data.audio import load_audio
-from ..data.prompts import question_key, spoken_prompt, written_prompt
+from ..data.prompts import MODALITIES, question_key
+from ..errors import NotLoggedError, QuestionError
 from ..grpo.alignment import LAYER_SETS, layer_indices
 from ..models import architecture_of
-from ..models.hooks import placed_audio
+from ..models.prompting import base_of, heard, prompt_batch, twin_prompt
+from ..sampling.complete import evaluation_mode
 from .metrics import standard_error
 
 
@@ -69,80 +71,57 @@ def measure_drift(
         on_batch: called with the number of questions of each finished batch.
 
     Raises:
-        ValueError: no question has a completion.
+        QuestionError: no question has a completion.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    tokenizer = processor.tokenizer
     chosen, skipped = [], []
     for row in rows:
         key = question_key(dict(row))
-        ids = tokenizer(completions.get(key, ""), add_special_tokens=False)["input_ids"]
+        ids = processor.tokenizer(completions.get(key, ""), add_special_tokens=False)["input_ids"]
         if ids:
             chosen.append((key, row, ids))
         else:
             skipped.append(key)
     if not chosen:
-        raise ValueError(
+        raise QuestionError(
             f"None of the {len(rows)} questions has a completion, so there is nothing to compare. Give completions by "
             "the questions' keys, such as those of a samples file of the same data set."
         )
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        parts = []
+    parts = []
+    with evaluation_mode(model):
         for start in range(0, len(chosen), batch_size):
             batch = chosen[start : start + batch_size]
-            parts.append(_compare(base, processor, [row for _, row, _ in batch], [ids for _, _, ids in batch]))
+            parts.append(similarities(model, processor, [row for _, row, _ in batch], [ids for _, _, ids in batch]))
             if on_batch is not None:
                 on_batch(len(batch))
-    finally:
-        for module, training in modes:
-            module.training = training
-    by_token, pooled = (torch.cat(similarities) for similarities in zip(*parts, strict=True))
+    by_token, pooled = (torch.cat(kind) for kind in zip(*parts, strict=True))
     return Drift([key for key, _, _ in chosen], by_token, pooled, skipped)
 
 
-def _compare(
-    base: Any, processor: Any, rows: list[Mapping[str, Any]], completions: list[list[int]]
+def similarities(
+    model: Any, processor: Any, rows: Sequence[Mapping[str, Any]], completions: list[list[int]]
 ) -> tuple[Tensor, Tensor]:
     """Token-wise and pooled similarities, (B, L) each, of B questions in one forward pass of 2 B rows."""
+    base = base_of(model)
     architecture = architecture_of(base.config.model_type)
-    prompts = [architecture.prompt(processor, written_prompt(row["prompt"]), None) for row in rows]
-    prompts += [architecture.prompt(processor, spoken_prompt(row["prompt"]), load_audio(row["audio"])) for row in rows]
-    sequences = [prompt.ids + ids for prompt, ids in zip(prompts, completions * 2, strict=True)]
-    width, pad = max(map(len, sequences)), processor.tokenizer.pad_token_id
-    embedding = base.get_input_embeddings()
-    device = embedding.weight.device
-    ids = torch.tensor([[pad] * (width - len(s)) + s for s in sequences], device=device)
-    mask = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in sequences], device=device)
-    clips = architecture.encode(base, [prompt.features for prompt in prompts if prompt.features is not None])
+    prompts = [twin_prompt(architecture, processor, row, modality) for modality in MODALITIES for row in rows]
+    batch = prompt_batch(model, prompts, processor.tokenizer.pad_token_id, completions * 2)
+    padding = batch.attention_mask[: len(rows), batch.prompt_width :, None] == 0  # (B, T, 1)
+    lengths = (~padding).sum((1, 2))
+    by_token: list[Tensor] = []  # of each layer that has run, (B,)
+    pooled: list[Tensor] = []
 
-    lengths = torch.tensor([len(c) for c in completions], device=device)
-    columns = torch.arange(-int(lengths.max()), 0, device=device)
-    counted = columns >= -lengths.unsqueeze(1)  # (B, T): completions end in the last column
-    layers = architecture.state_modules(base)
-    similarities: dict[int, tuple[Tensor, Tensor]] = {}
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        states = (output[0] if isinstance(output, tuple) else output)[:, batch.prompt_width :].float()
+        speech, text = (twin.masked_fill(padding, 0.0) for twin in states.chunk(2))  # (B, T, H); padding may hold NaN
+        by_token.append(cosine_similarity(speech, text, dim=-1).sum(1) / lengths)  # that of padding is 0
+        pooled.append(cosine_similarity(speech.sum(1), text.sum(1), dim=-1))
 
-    def watch(index: int) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            states = (output[0] if isinstance(output, tuple) else output)[:, -counted.size(1) :]
-            states = states.float().masked_fill(~counted.repeat(2, 1).unsqueeze(-1), 0.0)  # padding may hold NaN
-            text, speech = states.chunk(2)  # (B, T, H) each
-            similarity = cosine_similarity(text, speech, dim=-1).sum(1) / lengths  # uncounted tokens are 0
-            similarities[index] = similarity, cosine_similarity(text.sum(1), speech.sum(1), dim=-1)
-
-        return hook
-
-    handles = [layer.register_forward_hook(watch(index)) for index, layer in enumerate(layers)]
-    try:
-        with placed_audio(embedding, architecture.audio_token(base), [None] * len(rows) + clips):
-            base.base_model(input_ids=ids, attention_mask=mask, use_cache=False)  # without the vocabulary's logits
-    finally:
-        for handle in handles:
-            handle.remove()
-    ordered = [similarities[index] for index in range(len(layers))]
-    by_token, pooled = (torch.stack(kind, dim=1).cpu() for kind in zip(*ordered, strict=True))
-    return by_token, pooled
+    with ExitStack() as hooks, heard(model, batch.clips):
+        for layer in architecture.state_modules(base):
+            hooks.enter_context(layer.register_forward_hook(hook))
+        # Without the vocabulary's logits.
+        base.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    return torch.stack(by_token, dim=1).cpu(), torch.stack(pooled, dim=1).cpu()
 
 
 def layer_stats(similarity: Tensor) -> LayerStats:
@@ -172,13 +151,18 @@ def read_layer_stats(path: str | Path) -> LayerStats:
     """A `layer_stats.json`, ours or the paper's.
 
     Raises:
-        ValueError: a key is missing, or lists differ in length.
+        NotLoggedError: it is no such file, a key is missing, or lists differ in length.
     """
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    lists = {name: content.get(name) for name in LayerStats.__annotations__}
-    if None in lists.values() or len({len(values) for values in lists.values()}) != 1:
-        raise ValueError(
-            f"{path} is no layer_stats.json: it needs {', '.join(lists)} as lists of one length. Give a file that "
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:  # no JSON, or no text at all
+        content = None
+    names = tuple(LayerStats.__annotations__)
+    lists = [content.get(name) for name in names] if isinstance(content, dict) else []
+    lengths = {len(values) if isinstance(values, list) else -1 for values in lists}
+    if len(lengths) != 1 or -1 in lengths:
+        raise NotLoggedError(
+            f"{path} is no layer_stats.json: it needs {', '.join(names)} as lists of one length. Give a file that "
             "recipes/analyze_drift.py or the TARS authors' analysis wrote."
         )
-    return {name: lists[name] for name in LayerStats.__annotations__}  # type: ignore[return-value]
+    return dict(zip(names, lists, strict=True))  # type: ignore[return-value]

@@ -1,17 +1,19 @@
 """Sampling a model's completions of questions, in either modality, batched and without a trainer."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from ..data.audio import load_audio
-from ..data.prompts import Modality, question_key, spoken_prompt, written_prompt
-from ..models import SpeechLLM, architecture_of
-from ..models.hooks import last_logits_only, placed_audio
+from ..data.prompts import Modality, question_key
+from ..models import architecture_of
+from ..models.hooks import last_logits_only
+from ..models.prompting import base_of, heard, prompt_batch, twin_prompt
+from ..settings import DecodingSettings
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,27 @@ class Completion:
     tokens: int
     """Number of tokens, the end token included."""
     truncated: bool
-    """Whether it was cut off at `max_new_tokens`."""
+    """Whether it was cut off at `max_completion_length`."""
+    ids: tuple[int, ...] = ()
+    """Its tokens, the end token included."""
+
+
+def decoding(settings: DecodingSettings) -> dict[str, Any]:
+    """What `complete` is told by a command's settings: length, seed, and greedy or sampled.
+
+    Sampling is neutral but for what the settings say, as the trainer's: each way of narrowing it down is named, since
+    what is not named would come from the checkpoint's generation_config.
+    """
+    told = {
+        "max_completion_length": settings.max_completion_length,
+        "seed": settings.seed,
+        "repetition_penalty": settings.repetition_penalty,
+    }
+    if settings.temperature == 0:
+        return told
+    neutral = {"min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
+    narrowed = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
+    return {**told, "do_sample": True, **narrowed, **neutral}
 
 
 def complete(
@@ -34,10 +56,10 @@ def complete(
     modality: Modality,
     *,
     batch_size: int = 32,
-    max_new_tokens: int = 1024,
+    max_completion_length: int = 1024,
     num_samples: int = 1,
     seed: int = 0,
-    on_batch: Callable[[list[Completion]], None] | None = None,
+    streamer: Any = None,
     **generation: Any,
 ) -> Iterator[Completion]:
     """Complete every row's prompt under `modality`; greedy unless `generation` says otherwise.
@@ -46,40 +68,44 @@ def complete(
         model: a speech LLM, with or without an adapter.
         rows: questions in the schema of `tars_trl.data`, in any order; audio undecoded.
         batch_size: rows in a forward pass.
-        num_samples: completions of each row; more than one needs `do_sample=True`.
+        max_completion_length: most tokens of a completion.
+        num_samples: completions of each row; more than one needs `do_sample=True` or beams.
         seed: of sampling, together with the key of a batch's first row. The caller's random state is left alone.
-        on_batch: called with the completions of each finished batch.
-        generation: further `GenerationConfig` settings, such as `do_sample=True, temperature=1.0`.
+        streamer: shows tokens as they come (`transformers.TextStreamer`); for a batch of one row.
+        generation: further `GenerationConfig` settings, such as `do_sample=True, temperature=1.0`; see `decoding`.
 
     Yields:
         `num_samples` completions a row, in the order of `rows`.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    architecture = architecture_of(base.config.model_type)
-    tokenizer = processor.tokenizer
+    base, tokenizer = base_of(model), processor.tokenizer
     ends = base.generation_config.eos_token_id
     ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])})
     config = GenerationConfig(
         # What is not set here would come from the checkpoint's generation_config.
         **{"do_sample": False, "repetition_penalty": 1.0, **generation},
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_completion_length,
         num_return_sequences=num_samples,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends,
-        suppress_tokens=architecture.unsampled_tokens(base),
+        suppress_tokens=architecture_of(base.config.model_type).unsampled_tokens(base),
     )
     device = base.get_input_embeddings().weight.device
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for start in range(0, len(rows), batch_size):
             batch = [rows[number] for number in range(start, min(start + batch_size, len(rows)))]
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(_batch_seed(seed, question_key(batch[0])))
-                finished = _batch(model, base, architecture, processor, batch, modality, config)
-            if on_batch is not None:
-                on_batch(finished)
-            yield from finished
+                completions = _complete_batch(model, processor, batch, modality, config, streamer)
+            yield from completions
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Put every module in evaluation mode, and back afterwards into the mode that each of them was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
     finally:
         for module, training in modes:
             module.training = training
@@ -89,48 +115,38 @@ def _batch_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=7).digest())
 
 
-@torch.no_grad()
-def _batch(
+def _complete_batch(
     model: Any,
-    base: Any,
-    architecture: SpeechLLM,
     processor: Any,
-    rows: list[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
     modality: Modality,
     config: GenerationConfig,
+    streamer: Any,
 ) -> list[Completion]:
-    spoken = modality == "speech"
-    prompts = [
-        architecture.prompt(
-            processor,
-            (spoken_prompt if spoken else written_prompt)(row["prompt"]),
-            load_audio(row["audio"]) if spoken else None,
+    base, samples = base_of(model), config.num_return_sequences
+    architecture = architecture_of(base.config.model_type)
+    prompts = [twin_prompt(architecture, processor, row, modality) for row in rows]
+    batch = prompt_batch(model, prompts, config.pad_token_id)
+    # `generate` repeats each row for its samples or beams, and each copy hears the row's clip.
+    copies = max(samples, config.num_beams or 1)
+    with heard(model, [clip for clip in batch.clips for _ in range(copies)]), last_logits_only(base):
+        output = model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            generation_config=config,
+            streamer=streamer,
         )
-        for row in rows
-    ]
-    device = base.get_input_embeddings().weight.device
-    width = max(len(prompt.ids) for prompt in prompts)
-    pad = processor.tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
-    clips: list[Any] = [None] * len(rows)
-    if spoken:
-        clips = architecture.encode(base, [prompt.features for prompt in prompts if prompt.features is not None])
-    clips = [clip for clip in clips for _ in range(config.num_return_sequences)]
-    audio = placed_audio(base.get_input_embeddings(), architecture.audio_token(base), clips)
-    with audio, last_logits_only(base):
-        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:]
-    finished = []
-    for number, tokens in enumerate(output.tolist()):
-        ended = next((place for place, token in enumerate(tokens) if token in config.eos_token_id), None)
-        kept = tokens if ended is None else tokens[:ended]
-        finished.append(
+    completions = []
+    for number, ids in enumerate(output[:, batch.prompt_width :].tolist()):
+        end = next((place for place, token in enumerate(ids) if token in config.eos_token_id), None)
+        completions.append(
             Completion(
-                key=question_key(rows[number // config.num_return_sequences]),
+                key=question_key(rows[number // samples]),
                 modality=modality,
-                text=processor.tokenizer.decode(kept, skip_special_tokens=True),
-                tokens=len(tokens) if ended is None else ended + 1,
-                truncated=ended is None,
+                text=processor.tokenizer.decode(ids[:end], skip_special_tokens=True),
+                tokens=len(ids) if end is None else end + 1,
+                truncated=end is None,
+                ids=tuple(ids if end is None else ids[: end + 1]),
             )
         )
-    return finished
+    return completions

@@ -2,19 +2,34 @@
 
 Whatever asks a model a question (evaluation, preference pairs, scores) goes through `share_out`: finished lines are
 appended to files as they come, named after a fingerprint of all that they depend on; what is there is not repeated.
+Below it stands what the commands that sample have in common beside: settings, questions, model and files.
 """
 
+import difflib
+import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from datasets import Dataset, Features
+from datasets.table import embed_table_storage
 from tqdm import tqdm
 
 from ..data import journal
+from ..data.audio import check_audio
+from ..data.hub import check_on_hub
+from ..data.questions import load_questions
+from ..errors import SettingError
+from ..models.loading import base_revision, identity, load_speech_llm, resolve
+from ..settings import AskedModelSettings, AudioSettings, DecodingSettings, QuestionSettings
 
 Line = dict[str, Any]
 
@@ -76,3 +91,124 @@ def share_out(
                 bar.set_postfix(postfix(fresh))
     found |= {line["key"]: line for line in gather_object(fresh)}
     return [found[key] for key in keys]
+
+
+# ---- What is asked, of which model ---------------------------------------------------------------------------------
+
+
+@dataclass
+class SamplingSettings(DecodingSettings, AudioSettings, QuestionSettings, AskedModelSettings):
+    """Settings of a command that asks a model all questions of a data set."""
+
+
+def chosen_questions(settings: SamplingSettings) -> Dataset:
+    """Its questions, those of `limit` drawn with the seed, every clip checked; audio undecoded."""
+    limit: Any = settings.limit
+    with PartialState().main_process_first():
+        rows = load_questions(
+            settings.dataset or "",
+            settings.split,
+            system_prompt=settings.system_prompt,
+            limit=limit if limit is None or limit < 1 else int(limit),
+            seed=None if limit is None else settings.seed,
+        )
+    return check_audio(rows, max_seconds=settings.max_audio_seconds, on_error=settings.on_bad_audio)
+
+
+def model_facts(settings: AskedModelSettings) -> dict[str, Any]:
+    """What identifies the model of the settings, so that samples of another one are not taken for its own."""
+    model, adapter = resolve(settings.model or "", settings.adapter)
+    return {
+        "model": identity(model, base_revision(model, adapter, settings.model_revision)),
+        "adapter": identity(adapter, file="adapter_config.json") if adapter else None,
+        "dtype": settings.dtype,
+        "attn_implementation": settings.attn_implementation,
+    }
+
+
+def model_loader(settings: AskedModelSettings) -> Callable[[], tuple[Any, Any]]:
+    """Loads (model, processor) when it is called first: where all lines are there, nothing is loaded.
+
+    Raises:
+        SettingError, OSError: at once, a model or an adapter that is nowhere, see `check_place`.
+    """
+    check_place("model", settings.model, settings.model_revision)
+    check_place("adapter", settings.adapter)
+    base, adapter = resolve(settings.model or "", settings.adapter)
+    if base != settings.model:  # it is an adapter
+        check_place(f"{settings.model}: its base_model", base, base_revision(base, adapter, settings.model_revision))
+
+    @functools.cache
+    def load() -> tuple[Any, Any]:
+        try:
+            return load_speech_llm(
+                settings.model or "",
+                settings.adapter,
+                model_revision=settings.model_revision,
+                dtype=settings.dtype,
+                device=PartialState().device,
+                attn_implementation=settings.attn_implementation,
+            )
+        except OSError as error:  # of which some don't say what was asked for
+            told = f", adapter={settings.adapter!r}" if settings.adapter else ""
+            why = str(error).partition("\n")[0]
+            raise SettingError(
+                f"model={settings.model!r}{told}: it cannot be loaded, {why} Correct the name, or connect to the hub."
+            ) from error
+
+    return load
+
+
+def check_place(name: str, value: str | None, revision: str | None = None) -> None:
+    """See that there is such a model: a folder here, or else, if it does not look like a misspelt one, on the hub.
+
+    Args:
+        name: of the setting.
+        value: a folder or a hub id, "owner/name"; None is neither.
+        revision: on the hub.
+
+    Raises:
+        SettingError: there is no such folder; the nearest name is told.
+        FileNotFoundError, ConnectionError: the hub has no such model, or cannot be reached.
+    """
+    if value is None or Path(value).exists():
+        return
+    path = Path(value)
+    in_a_folder = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+    if len(path.parts) == 2 and not in_a_folder and not value.startswith((".", "/", "~")):
+        check_on_hub(value, revision=revision)
+        return
+    missing, there = path.name, path.parent
+    while not there.is_dir():
+        missing, there = there.name, there.parent
+    near = difflib.get_close_matches(missing, [entry.name for entry in there.iterdir()], 1)
+    advice = f"Did you mean {there / near[0]}?" if near else "Correct the path, or give a hub id, owner/name."
+    raise SettingError(f"{name}={value!r}: there is no such folder. {advice}")
+
+
+# ---- What is written -----------------------------------------------------------------------------------------------
+
+
+def write_parquet(rows: Dataset, columns: Dataset, place: Path) -> None:
+    """Write rows, audio inside, and their new columns as one parquet file, which is there when it is whole.
+
+    Args:
+        rows: questions; their columns of the same names are replaced.
+        columns: as many rows.
+        place: the file; folders are made.
+    """
+    rows = rows.remove_columns([name for name in columns.column_names if name in rows.column_names])
+    schema = Features({**rows.features, **columns.features}).arrow_schema
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = place.with_name(place.name + ".part")
+    with pq.ParquetWriter(beside, schema) as writer:
+        for start in range(0, len(rows), 100):  # audio of this many rows is in memory
+            parts = [part.with_format("arrow")[start : start + 100] for part in (rows, columns)]
+            tables = [embed_table_storage(table) for table in parts]
+            writer.write_table(pa.table([c for table in tables for c in table.columns], schema=schema))
+    beside.replace(place)
+
+
+def spell_counts(counts: Counter[str]) -> str:
+    """Counts by reason in words, the most common one first."""
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "none"

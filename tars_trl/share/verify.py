@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.audio import load_audio
-from ..data.prompts import Modality, question_key, spoken_prompt, written_prompt
+from ..data.prompts import Modality
 from ..errors import ExportError
 from ..models import architecture_of
-from ..models.hooks import placed_audio
+from ..models.prompting import base_of, heard, prompt_batch, twin_prompt
+from ..sampling.complete import complete
 
 # Largest logit difference over the spread (standard deviation) of the trained model's logits, by the type the weights
 # are stored in. Measured on three seeds of both tiny models: float32 3e-6, float16 0.003, bfloat16 0.018. Fifteen times
@@ -45,70 +45,66 @@ class Answer:
     """(tokens, vocabulary), float32: what the model would have said at each token of the answer, teacher-forced."""
 
 
-@torch.no_grad()
 def greedy_answers(
     model: Any,
     processor: Any,
     questions: Questions,
-    max_new_tokens: int = 32,
-    forced: Sequence[list[int]] | None = None,
+    max_completion_length: int = 32,
+    forced: Sequence[Sequence[int]] | None = None,
 ) -> list[Answer]:
     """Answer each question alone, greedily.
 
     Args:
         questions: modality and row (schema of `tars_trl.data`) of each question.
-        max_new_tokens: most tokens of an answer.
+        max_completion_length: most tokens of an answer.
         forced: answers whose tokens the logits are taken at; None for the model's own.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    architecture = architecture_of(base.config.model_type)
-    embedding, token = base.get_input_embeddings(), architecture.audio_token(base)
     model.eval()
-    answers = []
-    for number, (modality, row) in enumerate(questions):
-        spoken = modality == "speech"
-        conversation = (spoken_prompt if spoken else written_prompt)(row["prompt"])
-        prompt = architecture.prompt(processor, conversation, load_audio(row["audio"]) if spoken else None)
-        clips = architecture.encode(base, [prompt.features]) if prompt.features is not None else [None]
-        ids = torch.tensor([prompt.ids], device=embedding.weight.device)
-        with placed_audio(embedding, token, clips):
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                max_new_tokens=max_new_tokens,
-                suppress_tokens=architecture.unsampled_tokens(base),
-            )
-        answer = output[0, ids.size(1) :].tolist()
-        told = answer if forced is None else forced[number]
-        full = torch.cat([ids, torch.tensor([told], device=ids.device)], dim=1)
-        with placed_audio(embedding, token, clips):
-            logits = model(input_ids=full, attention_mask=torch.ones_like(full)).logits
-        logits = logits[0, ids.size(1) - 1 : -1].float().cpu()
-        text = processor.tokenizer.decode(answer, skip_special_tokens=True)
-        answers.append(Answer(question_key(row), modality, answer, text, logits))
-    return answers
+    completions = [
+        completion
+        for modality, row in questions
+        for completion in complete(model, processor, [row], modality, max_completion_length=max_completion_length)
+    ]
+    ids = [list(completion.ids) for completion in completions]
+    logits = forced_logits(model, processor, questions, ids if forced is None else forced)
+    return [
+        Answer(completion.key, modality, own, completion.text, of_answer)
+        for completion, (modality, _), own, of_answer in zip(completions, questions, ids, logits, strict=True)
+    ]
+
+
+@torch.no_grad()
+def forced_logits(model: Any, processor: Any, questions: Questions, answers: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Logits (tokens, vocabulary) in float32 at each token of an answer to each question, teacher-forced."""
+    architecture = architecture_of(base_of(model).config.model_type)
+    logits = []
+    for (modality, row), ids in zip(questions, answers, strict=True):
+        prompt = twin_prompt(architecture, processor, row, modality)
+        batch = prompt_batch(model, [prompt], processor.tokenizer.pad_token_id, [ids])
+        with heard(model, batch.clips):
+            output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        logits.append(output.logits[0, batch.prompt_width - 1 : -1].float().cpu())
+    return logits
 
 
 def untrained_logits(model: Any, processor: Any, questions: Questions, answers: Sequence[Answer]) -> list[Tensor]:
     """Logits of the same answers with the adapter off; those of the model itself if it has none."""
     with model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext():
-        forced = [answer.ids for answer in answers]
-        return [found.logits for found in greedy_answers(model, processor, questions, 1, forced)]
+        return forced_logits(model, processor, questions, [answer.ids for answer in answers])
 
 
 def _answers_of_folder(
     folder: str,
     questions: Questions,
-    max_new_tokens: int,
+    max_completion_length: int,
     forced: list[list[int]],
     base: str | None,
-    revision: str | None,
+    model_revision: str | None,
 ) -> list[Answer]:
     from .export import load_trained
 
-    model, processor = load_trained(folder, base=base, revision=revision)
-    return greedy_answers(model, processor, questions, max_new_tokens, forced)
+    model, processor = load_trained(folder, base=base, revision=model_revision)
+    return greedy_answers(model, processor, questions, max_completion_length, forced)
 
 
 def verify_folder(
@@ -118,9 +114,9 @@ def verify_folder(
     *,
     untrained: Sequence[Tensor] | None = None,
     dtype: str = "float32",
-    max_new_tokens: int = 32,
+    max_completion_length: int = 32,
     base: str | None = None,
-    revision: str | None = None,
+    model_revision: str | None = None,
 ) -> dict[str, float]:
     """Load `folder` in a fresh process, let it answer, and compare.
 
@@ -129,9 +125,9 @@ def verify_folder(
         expected: answers of the trained model to `questions`, from `greedy_answers`.
         untrained: logits from `untrained_logits`; None where the adapter cannot be told from its base.
         dtype: type the folder's weights are stored in; it sets the tolerance, see `TOLERANCES`.
-        max_new_tokens: as it was for `expected`.
+        max_completion_length: as it was for `expected`.
         base: base model of an adapter's folder; None for the one it names.
-        revision: of that base.
+        model_revision: of that base on the hub.
 
     Returns:
         `logits`, the largest difference over the spread of the logits, its `tolerance`, and `lost`, the share of the
@@ -143,21 +139,21 @@ def verify_folder(
     forced = [answer.ids for answer in expected]
     # A fresh interpreter: nothing of the models in this process can leak into the answers.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        task = pool.submit(_answers_of_folder, folder, questions, max_new_tokens, forced, base, revision)
-        found = task.result()
-    return compare_answers(expected, found, untrained, dtype)
+        task = pool.submit(_answers_of_folder, folder, questions, max_completion_length, forced, base, model_revision)
+        exported = task.result()
+    return check_answers(expected, exported, untrained, dtype)
 
 
-def compare_answers(
-    expected: Sequence[Answer], found: Sequence[Answer], untrained: Sequence[Tensor] | None, dtype: str
+def check_answers(
+    expected: Sequence[Answer], exported: Sequence[Answer], untrained: Sequence[Tensor] | None, dtype: str
 ) -> dict[str, float]:
-    """The comparison of `verify_folder`, as a pure function."""
+    """What `verify_folder` asks of the answers, as a pure function."""
     tolerance = TOLERANCES[dtype]
     worst, lost = 0.0, 0.0
-    for number, (trained, exported) in enumerate(zip(expected, found, strict=True)):
+    for number, (trained, other) in enumerate(zip(expected, exported, strict=True)):
         what = f"{trained.modality} question {trained.key!r}"
         spread = trained.logits.std()
-        difference = trained.logits - exported.logits
+        difference = trained.logits - other.logits
         largest = (difference.abs().max() / spread).item()
         if not largest <= tolerance:  # also where it is not a number
             raise ExportError(
@@ -165,9 +161,9 @@ def compare_answers(
                 f"the {what}; {tolerance:g} is allowed for {dtype}. It would not be the model that was trained. "
                 "Check that base and revision are those of the training and export again, if need be in float32."
             )
-        if trained.ids != exported.ids and not _near_tie(trained, exported, tolerance * spread):
+        if trained.ids != other.ids and not _near_tie(trained, other, tolerance * spread):
             raise ExportError(
-                f"The exported model answers the {what} with {exported.text!r}, the trained one with {trained.text!r}. "
+                f"The exported model answers the {what} with {other.text!r}, the trained one with {trained.text!r}. "
                 "Check that the processor and the generation settings in the folder are those of the training."
             )
         worst = max(worst, largest)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import weakref
 
 import pytest
@@ -12,6 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from tars_trl.data.audio import load_audio
 from tars_trl.data.prompts import spoken_prompt, written_prompt
+from tars_trl.errors import NotLoggedError, SettingError
 from tars_trl.evaluation.drift import layer_set_stats, layer_stats, measure_drift, read_layer_stats
 from tars_trl.evaluation.metrics import paired_result
 from tests.conftest import question, questions
@@ -93,9 +93,10 @@ def test_stats_and_their_file(tmp_path):
     file = tmp_path / "layer_stats.json"
     file.write_text(json.dumps({**stats, "questions": 4}))
     assert read_layer_stats(file) == stats
-    file.write_text(json.dumps({**stats, "means": [1.0]}))
-    with pytest.raises(ValueError, match="no layer_stats.json.*analyze_drift"):
-        read_layer_stats(file)
+    for broken in (json.dumps({**stats, "means": [1.0]}), json.dumps({**stats, "means": 1}), "[]", "{", "{}"):
+        file.write_text(broken)
+        with pytest.raises(NotLoggedError, match="no layer_stats.json.*analyze_drift"):
+            read_layer_stats(file)
 
 
 def test_layer_sets_are_means_over_their_layers():
@@ -107,17 +108,47 @@ def test_layer_sets_are_means_over_their_layers():
     assert sets["all"]["ci_lower"] < sets["all"]["mean"] < sets["all"]["ci_upper"]
 
 
-def test_figure_3_is_drawn_from_what_measures_leave(tmp_path, monkeypatch):
+def test_figure_3_is_drawn_from_evaluations(tmp_path, monkeypatch):
     import analyze_drift
 
-    (tmp_path / "result.json").write_text(json.dumps({"speech": [True, False], "text": [True, True]}))
-    pair = paired_result([True, True], [True, True])
-    (tmp_path / "results_1.json").write_text(json.dumps({"pairs": {"demo": pair}}))
+    for name, speech in (("last", [True, False]), ("all", [True, True])):
+        (tmp_path / name).mkdir()
+        pair = paired_result(speech, [True, True])
+        (tmp_path / name / "results_1.json").write_text(json.dumps({"results": {}, "pairs": {"demo": pair}}))
     drawn = {}
     monkeypatch.setattr(analyze_drift, "plot_layer_sets", lambda results: drawn.update(results) or Figure())
-    sets = [f"last={tmp_path / 'result.json'}", f"all={tmp_path}"]
-    arguments = ["analyze_drift.py", "--output", str(tmp_path / "out"), "--layer_sets", *sets]
-    monkeypatch.setattr(sys, "argv", arguments)
-    analyze_drift.main()
+    sets = [f"last={tmp_path / 'last' / 'results_1.json'}", f"all={tmp_path / 'all'}"]
+    analyze_drift.main(["--output_dir", str(tmp_path / "out"), "--layer_sets", *sets])
     assert {name: result["speech_accuracy"] for name, result in drawn.items()} == {"last": 0.5, "all": 1.0}
     assert (tmp_path / "out" / "layer_sets.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "models, stats and layer_sets are empty"),
+        (["--models", "runs/demo"], "models='runs/demo' has no plain name"),
+        (["--models", "a=x", "--stats", "=layer_stats.json"], "stats='=layer_stats.json' has no plain name"),
+        (["--layer_sets", "all=x", "all=y"], "names two things alike"),
+        (["--models", "a/b=x"], "models='a/b=x' has no plain name"),  # it names a folder
+        (["--models", "..=x"], r"models='\.\.=x' has no plain name"),
+        (["--models", "a=runs/nowhere/x"], "models='runs/nowhere/x': there is no such folder"),
+        (["--models", f"a={__file__}", "--completions", "nowhere.jsonl"], "completions='nowhere.jsonl' cannot be read"),
+        (["--models", f"a={__file__}", "--completions", __file__], "completions=.* holds no written completions"),
+    ],
+)
+def test_what_has_no_name_is_refused(tmp_path, given, message):
+    import analyze_drift
+
+    with pytest.raises(SettingError, match=message):
+        analyze_drift.main(["--output_dir", str(tmp_path / "out"), *given])
+    assert not (tmp_path / "out").exists()
+
+
+def test_matplotlib_is_looked_for_at_the_start(tmp_path, monkeypatch):
+    import analyze_drift
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(analyze_drift, "chosen_questions", None)
+    with pytest.raises(ImportError, match="matplotlib, which is not installed. .*pip install"):
+        analyze_drift.main(["--output_dir", str(tmp_path), "--models", "a=some/model"])

@@ -1,12 +1,15 @@
 """`recipes/chat.py`: a question from a file, in writing, or both."""
 
 import importlib
-import sys
+import json
+import re
+import shutil
 
 import pytest
 from chat import main, side_by_side
 
 from tars_trl.data import build_prompt
+from tars_trl.errors import SettingError
 from tars_trl.models.loading import load_speech_llm
 from tars_trl.sampling.complete import complete
 from tests.conftest import question
@@ -22,11 +25,11 @@ def recording(tmp_path):
 def test_both_twins_side_by_side(model_folder, recording, capsys):
     """Each answer is what the evaluation's greedy decoding gives, streamed first and shown in columns at the end."""
     asked = ["--model", model_folder, "--audio", recording, "--text", "What is one?", "--system_prompt", "Think."]
-    answers = main([*asked, "--max_new_tokens", "6", "--device", "cpu"])
+    answers = main([*asked, "--max_completion_length", "6", "--use_cpu"])
     model, processor = load_speech_llm(model_folder)
     row = {"key": "q", "audio": question(1)["audio"], "prompt": build_prompt("What is one?", "Think.")}
     for modality in ("speech", "text"):
-        (done,) = complete(model, processor, [row], modality, max_new_tokens=6)
+        (done,) = complete(model, processor, [row], modality, max_completion_length=6)
         assert answers[modality] == done.text
     printed = capsys.readouterr().out
     assert printed.index("[speech]") < printed.index("[text]") < printed.index(" | text")
@@ -36,14 +39,13 @@ def test_both_twins_side_by_side(model_folder, recording, capsys):
 @pytest.mark.parametrize(("given", "modality"), [("audio", "speech"), ("text", "text")])
 def test_one_form_alone(model_folder, recording, capsys, given, modality):
     value = recording if given == "audio" else "What is one?"
-    answers = main(["--model", model_folder, f"--{given}", value, "--max_new_tokens", "3"])
+    answers = main(["--model", model_folder, f"--{given}", value, "--max_completion_length", "3"])
     assert list(answers) == [modality] and " | " not in capsys.readouterr().out
 
 
-def test_no_question_is_refused(model_folder, capsys):
-    with pytest.raises(SystemExit):
+def test_no_question_is_refused(model_folder):
+    with pytest.raises(SettingError, match="audio and text are not given"):
         main(["--model", model_folder])
-    assert "neither --audio nor --text is given" in capsys.readouterr().err
 
 
 def test_columns():
@@ -59,16 +61,75 @@ def test_columns():
 
 @pytest.mark.parametrize("recipe", ["chat", "analyze_drift"])
 def test_the_revision_of_the_model_is_asked_for(monkeypatch, tmp_path, recipe):
-    module = importlib.import_module(recipe)
+    monkeypatch.setattr("tars_trl.sampling.shared.resolve", lambda model, adapter: (model, adapter))
 
-    def loaded(*args, revision, **options):
-        raise LookupError(revision)
+    def loaded(*args, model_revision, **options):
+        raise LookupError(model_revision)
 
-    monkeypatch.setattr(module, "load_speech_llm", loaded)
+    monkeypatch.setattr("tars_trl.sampling.shared.check_on_hub", lambda *args, **options: None)
+    monkeypatch.setattr("tars_trl.sampling.shared.load_speech_llm", loaded)
     more = {
         "chat": ["--model", "some/model", "--text", "One?"],
-        "analyze_drift": ["--models", "base=some/model", "--limit", "1", "--output", str(tmp_path)],
+        "analyze_drift": ["--models", "base=some/model", "--limit", "1", "--output_dir", str(tmp_path)],
     }
-    monkeypatch.setattr(sys, "argv", [recipe, "--revision", "abc", *more[recipe]])
     with pytest.raises(LookupError, match="abc"):
-        module.main()
+        importlib.import_module(recipe).main(["--model_revision", "abc", *more[recipe]])
+
+
+@pytest.mark.parametrize(("trained", "said"), [("Think.", "'Think.'"), (None, "No system prompt, as for")])
+def test_the_system_prompt_of_the_run_is_taken_and_said(model_folder, tmp_path, capsys, trained, said):
+    shutil.copytree(model_folder, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"system_prompt": trained}))
+    asked = ["--text", "What is one?", "--max_completion_length", "6", "--use_cpu"]
+    own = main(["--model", str(tmp_path / "run"), *asked])
+    printed = capsys.readouterr().out
+    assert said in printed and str(tmp_path / "run") in printed
+    assert own == main(["--model", model_folder, "--system_prompt", trained or "", *asked])
+    assert own != main(["--model", model_folder, *asked]), "the method's"
+    assert "ystem prompt" not in capsys.readouterr().out
+
+
+def test_an_empty_text_is_no_question(model_folder):
+    with pytest.raises(SettingError, match="audio and text are not given"):
+        main(["--model", model_folder, "--text", ""])
+
+
+def test_a_misspelt_folder_is_called_that(model_folder, tmp_path, monkeypatch):
+    """And not taken for a hub id, whether it is the model's or the adapter's; nothing is loaded."""
+    monkeypatch.setattr("tars_trl.sampling.shared.load_speech_llm", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    wrong = {
+        "runs/dmeo": "Did you mean runs/demo",
+        "./rnus/demo": "Did you mean runs",
+        str(tmp_path / "runs" / "demo" / "checkpoint-3"): "Correct the path",
+        "dmeo": "give a hub id, owner/name",
+        "~/runs/demo": "Correct the path",
+    }
+    for path, advice in wrong.items():
+        for name, given in (("model", ["--model", path]), ("adapter", ["--model", model_folder, "--adapter", path])):
+            with pytest.raises(SettingError, match=f"{name}='{re.escape(path)}': there is no such folder.*{advice}"):
+                main([*given, "--text", "What is one?"])
+
+
+def test_a_model_that_is_nowhere_is_named(monkeypatch):
+    """The message of transformers says that it could not connect, and not what it was asked for."""
+
+    def load(*args, **options):
+        raise OSError("We couldn't connect to the hub, and couldn't find them in the cache.\nCheck your connection.")
+
+    asked = []
+    monkeypatch.setattr("tars_trl.sampling.shared.resolve", lambda model, adapter: (model, adapter))
+    monkeypatch.setattr("tars_trl.sampling.shared.check_on_hub", lambda *args, **options: asked.append((args, options)))
+    monkeypatch.setattr("tars_trl.sampling.shared.load_speech_llm", load)
+    given = ["--model", "some/model", "--model_revision", "abc", "--adapter", "some/adapter", "--text", "One?"]
+    with pytest.raises(SettingError, match="model='some/model', adapter='some/adapter': .* couldn't connect"):
+        main(given)
+    assert asked == [(("some/model",), {"revision": "abc"}), (("some/adapter",), {"revision": None})]
+
+
+def test_a_base_that_moved_is_named(tmp_path):
+    config = {"peft_type": "LORA", "base_model_name_or_path": "moved/a/way", "task_type": "CAUSAL_LM"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(SettingError, match=f"{tmp_path}: its base_model='moved/a/way': there is no such folder"):
+        main(["--model", str(tmp_path), "--text", "One?"])

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 from build_preferences import main
-from datasets import Dataset
 
-import tars_trl.sampling.preferences as preferences
 from tars_trl import load_questions
-from tars_trl.sampling.preferences import KEPT, Candidate, PreferenceSettings, choose
+from tars_trl.errors import SettingError
+from tars_trl.sampling import preferences, shared
+from tars_trl.sampling.preferences import PAIRED, Candidate, PreferenceSettings, choose
 from tars_trl.settings import parse
 from tests.conftest import ROOT, clip, questions
 from tests.conftest import question as question_row
@@ -24,8 +24,12 @@ def candidate(score, tokens=20, truncated=False, text=None):
     return Candidate(text, tokens, truncated, correct=score >= 1, score=score)
 
 
+def wanted(**settings):
+    return PreferenceSettings(**{"model": "some/model", "dataset": "some/questions", **settings})
+
+
 def chosen_of(text, speech, key="q", **settings):
-    return choose({"speech": speech, "text": text}, key, PreferenceSettings(**settings))
+    return choose({"speech": speech, "text": text}, key, wanted(**settings))
 
 
 # ---- Choosing ------------------------------------------------------------------------------------------------------
@@ -34,7 +38,7 @@ def chosen_of(text, speech, key="q", **settings):
 def test_widest_margin_is_taken():
     text = [candidate(1.0), candidate(1.5), candidate(0.5)]
     chosen, rejected, reason = chosen_of(text, [candidate(0.5), candidate(0.0), candidate(1.5)])
-    assert (chosen.score, rejected.score, reason) == (1.5, 0.0, KEPT)
+    assert (chosen.score, rejected.score, reason) == (1.5, 0.0, PAIRED)
 
 
 def test_chosen_is_right_whatever_its_score():
@@ -62,10 +66,17 @@ def test_reasons(text, speech, settings, reason):
     assert (chosen is None) == reason.startswith("correct written")
 
 
+@pytest.mark.parametrize("weight", [0.1, 0.15, 0.3, 0.7])
+def test_a_margin_is_what_it_is_on_paper(weight):
+    """1.15 - 0.15 is 0.9999999999999999, and one that is wrong is still one that is wrong."""
+    _, rejected, reason = chosen_of([candidate(1 + weight)], [candidate(weight)], format_weight=weight, min_margin=1)
+    assert (rejected, reason) == (candidate(weight), PAIRED)
+
+
 def test_filter_passes_over_to_the_next_best_pair():
     speech = [candidate(0.0, tokens=100), candidate(0.5, tokens=30)]
     _, rejected, reason = chosen_of([candidate(1.5)], speech)
-    assert (rejected.score, reason) == (0.5, KEPT)
+    assert (rejected.score, reason) == (0.5, PAIRED)
 
 
 def test_equals_are_drawn_by_seed_and_key():
@@ -78,25 +89,28 @@ def test_equals_are_drawn_by_seed_and_key():
 @pytest.mark.parametrize("name", ["num_samples", "temperature", "min_margin", "max_length_ratio", "batch_size"])
 def test_impossible_settings_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0"):
-        PreferenceSettings(**{name: 0})
+        wanted(**{name: 0})
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens=0 is below min_tokens=1"),
-        ({"min_tokens": 100, "max_tokens": 50}, "max_tokens=50 is below min_tokens=100"),
-        ({"min_tokens": 2000}, "min_tokens=2000 is above max_new_tokens=1024"),
-        ({"min_margin": 2.0}, "min_margin=2.0.*none above 1.5"),
-        ({"min_margin": 1.2, "format_weight": 0.1}, "min_margin=1.2.*none above 1.1"),
+        ({"max_tokens": 0}, "max_tokens=0 is out of range. Give 1 or more"),
+        ({"min_tokens": 100, "max_tokens": 50}, "min_tokens=100 is above max_tokens=50"),
+        ({"min_tokens": 2000}, "min_tokens=2000 is above max_completion_length=1024"),
+        ({"min_margin": 2.0}, "min_margin=2.0.*is above 1.5"),
+        ({"min_margin": 1.2, "format_weight": 0.1}, "min_margin=1.2.*is above 1.1"),
         ({"format_weight": -0.5}, "format_weight=-0.5"),
         ({"on_bad_audio": "bad"}, "on_bad_audio='bad'.*refuse, skip"),
+        ({"output_dir": ""}, "output_dir is not given"),
+        ({"min_margin": float("nan")}, "min_margin=nan is not a finite number"),
+        ({"temperature": float("inf")}, "temperature=inf is not a finite number"),
         ({"dtype": "f32"}, "dtype='f32'.*float32"),
     ],
 )
 def test_settings_that_would_fail_after_sampling(settings, message):
     with pytest.raises(ValueError, match=message):
-        PreferenceSettings(**settings)
+        wanted(**settings)
 
 
 @pytest.mark.parametrize("narrow", [{"top_p": 1e-4}, {"min_p": 0.99}])
@@ -105,8 +119,8 @@ def test_samples_are_drawn_as_the_trainer_draws_them(tiny, monkeypatch, narrow):
     model, processor = tiny
     for name, value in narrow.items():
         monkeypatch.setattr(model.generation_config, name, value)
-    settings = PreferenceSettings(num_samples=8, max_new_tokens=6)
-    (line,) = preferences._batch(model, processor, [question_row(0)], settings)
+    settings = wanted(num_samples=8, max_completion_length=6)
+    (line,) = preferences._sample_batch(model, processor, [question_row(0)], settings)
     assert all(len({c["text"] for c in line[name]}) > 4 for name in ("speech", "text"))
 
 
@@ -115,12 +129,12 @@ def test_samples_are_drawn_as_the_trainer_draws_them(tiny, monkeypatch, narrow):
 
 def lucky(monkeypatch):
     """Count texts of odd length as right, and every completion as finished: a random model does neither by itself."""
-    sampled = preferences.complete
+    real = preferences.complete
 
-    def finished(*args, **kwargs):
-        yield from (replace(completion, truncated=False) for completion in sampled(*args, **kwargs))
+    def complete(*args, **kwargs):
+        yield from (replace(completion, truncated=False) for completion in real(*args, **kwargs))
 
-    monkeypatch.setattr(preferences, "complete", finished)
+    monkeypatch.setattr(preferences, "complete", complete)
     monkeypatch.setattr(preferences, "accuracy_reward", lambda texts, *_: [float(len(texts[0]) % 2)])
 
 
@@ -135,10 +149,11 @@ def folders(tmp_path_factory):
         weight.data.mul_(8)  # as it is, the tied embeddings repeat the last token of any prompt
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
-    (folder / "clip.wav").write_bytes(clip(0.7, 9))
-    rows = questions(6).to_list() + [question_row(6) | {"audio": {"bytes": None, "path": str(folder / "clip.wav")}}]
-    dataset = type(questions()).from_list(rows).cast_column("audio", questions(1).features["audio"])
     (folder / "questions").mkdir()
+    beside = folder / "questions" / "clip.wav"
+    beside.write_bytes(clip(0.7, 9))
+    rows = questions(6).to_list() + [question_row(6) | {"audio": {"bytes": None, "path": str(beside)}}]
+    dataset = type(questions()).from_list(rows).cast_column("audio", questions(1).features["audio"])
     dataset.to_parquet(folder / "questions" / "train.parquet")
     return folder
 
@@ -147,13 +162,13 @@ def folders(tmp_path_factory):
 def build(folders, tmp_path, monkeypatch):
     """Run the recipe; `batches` counts the batches that were sampled."""
     lucky(monkeypatch)
-    sampled, batches = preferences.complete, []
+    real, batches = preferences.complete, []
 
-    def counted(model, processor, rows, *args, **kwargs):
+    def complete(model, processor, rows, *args, **kwargs):
         batches.append([row["key"] for row in rows])
-        return sampled(model, processor, rows, *args, **kwargs)
+        return real(model, processor, rows, *args, **kwargs)
 
-    monkeypatch.setattr(preferences, "complete", counted)
+    monkeypatch.setattr(preferences, "complete", complete)
 
     def run(output="out", **settings):
         batches.clear()
@@ -165,8 +180,9 @@ def build(folders, tmp_path, monkeypatch):
 
 
 def arguments(folders, output, **settings):
-    given = {"model": folders / "model", "dataset": folders / "questions", "output_dir": output, "num_samples": 3,
-             "max_new_tokens": 6, "batch_size": 2, "use_cpu": True, **settings}  # fmt: skip
+    data = folders / "questions" / "train.parquet"
+    given = {"model": folders / "model", "dataset": data, "output_dir": output, "num_samples": 3,
+             "max_completion_length": 6, "batch_size": 2, "use_cpu": True, **settings}  # fmt: skip
     return [str(word) for name, value in given.items() for word in (f"--{name}", value)]
 
 
@@ -178,11 +194,11 @@ def test_both_sets_are_written_and_reported(build, capsys):
     folder = build()
     made, report = contents(folder), json.loads((folder / "report.json").read_text())
     assert 0 < len(made["preferences"]) <= len(made["sft"]) <= 7
-    assert report["preferences"] == len(made["preferences"]) == report["reasons"][KEPT]
+    assert report["preferences"] == len(made["preferences"]) == report["reasons"][PAIRED]
     assert sum(report["reasons"].values()) == report["questions"] == 7
     printed = capsys.readouterr().out
     assert all(f"{count} {reason}" in printed for reason, count in report["reasons"].items())
-    lines = [json.loads(line) for path in folder.glob("samples_*") for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for path in folder.glob("samples.*") for line in path.read_text().splitlines()]
     by_key = {line["key"]: line for line in lines}
     for row in made["preferences"]:
         texts = {name: [c["text"] for c in by_key[row["key"]][name]] for name in ("speech", "text")}
@@ -197,7 +213,7 @@ def test_both_sets_are_written_and_reported(build, capsys):
 def test_modalities_are_sampled_apart(build):
     """Spoken and written completions come from different prompts."""
     folder = build()
-    (file,) = folder.glob("samples_*")
+    (file,) = folder.glob("samples.*")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert any(line["speech"] != line["text"] for line in lines)
     assert all(len(line[name]) == 3 for line in lines for name in ("speech", "text"))
@@ -208,7 +224,7 @@ def test_interrupted_run_continues(build):
     folder = build()
     assert len(build.batches) == 8  # four batches in two modalities
     expected = contents(folder)
-    (samples,) = folder.glob("samples_*")
+    (samples,) = folder.glob("samples.*")
     lines = samples.read_bytes().split(b"\n")
     samples.write_bytes(b"\n".join(lines[:3]) + b"\n" + lines[3][:40])
     build()
@@ -236,16 +252,16 @@ def test_a_data_set_is_replaced_when_the_new_one_is_whole(build, monkeypatch):
     folder = build()
     before, written = contents(folder), []
     monkeypatch.setattr(preferences, "SHARD_ROWS", 1)
-    real = Dataset.to_parquet
+    real = preferences.write_parquet
 
-    def killed(self, path, *args, **kwargs):
+    def killed(rows, columns, place):
         if len(written) == 1:
             raise KeyboardInterrupt
-        written.append(path)
-        return real(self, path, *args, **kwargs)
+        written.append(place)
+        real(rows, columns, place)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Dataset, "to_parquet", killed)
+        patched.setattr(preferences, "write_parquet", killed)
         build()
     assert len(written) == 1 and contents(folder) == before
     build()
@@ -256,16 +272,22 @@ def test_a_data_set_is_replaced_when_the_new_one_is_whole(build, monkeypatch):
 
 def test_processes_wait_for_hours(build, monkeypatch):
     """They meet after sampling; the default of NCCL is ten minutes."""
-    given, real = [], preferences.PartialState
-    monkeypatch.setattr(preferences, "PartialState", lambda **options: given.append(options) or real())
+    given, real = [], shared.PartialState
+    monkeypatch.setattr(shared, "PartialState", lambda **options: given.append(options) or real())
     build()
-    assert [options["timeout"].total_seconds() for options in given] == [24 * 3600]
+    assert [options["timeout"].total_seconds() for options in given if options] == [24 * 3600]
 
 
 def test_no_pair_at_all_is_an_error(build, monkeypatch):
     monkeypatch.setattr(preferences, "accuracy_reward", lambda *_: [0.0])
     with pytest.raises(ValueError, match="7 no correct written completion"):
         build()
+
+
+def test_a_misspelt_model_is_refused_before_the_questions_are_read(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "load_questions", None)
+    with pytest.raises(SettingError, match="there is no such folder. Did you mean .*/model"):
+        main(arguments(folders, tmp_path / "out", model=folders / "modle"))
 
 
 def test_recipe_yaml_parses():
@@ -280,7 +302,7 @@ def test_two_processes_make_the_same(build, folders, tmp_path):
     script = tmp_path / "launched.py"
     script.write_text(
         f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n"
-        "import pytest, tests.conftest, tests.data.test_preferences as here\n"
+        "import pytest, tests.conftest, tests.sampling.test_preferences as here\n"
         "here.lucky(pytest.MonkeyPatch())\nhere.main(sys.argv[1:])\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
@@ -289,6 +311,6 @@ def test_two_processes_make_the_same(build, folders, tmp_path):
         command + arguments(folders, tmp_path / "two"), env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    files = list((tmp_path / "two").glob("samples_*"))
-    assert Counter(path.name.split(".")[1] for path in files) == {"0": 1, "1": 1}
+    files = list((tmp_path / "two").glob("samples.*"))
+    assert Counter(path.name.split(".")[2] for path in files) == {"0": 1, "1": 1}
     assert contents(tmp_path / "two") == expected

@@ -11,8 +11,17 @@ from datasets import Audio, Dataset
 
 from tars_trl.data import load_questions
 from tars_trl.data.audio import load_audio
+from tars_trl.errors import SettingError
 from tars_trl.sampling import scores
-from tars_trl.sampling.scores import Samples, Sampling, dropped, pass_at_k, sampled, selected, write_scored
+from tars_trl.sampling.scores import (
+    Samples,
+    ScoreSettings,
+    count_drops,
+    pass_at_k,
+    sample_answers,
+    select_questions,
+    write_scores,
+)
 from tars_trl.settings import parse
 from tests.conftest import ROOT, clip, question, questions
 
@@ -40,8 +49,6 @@ def test_score_columns():
         **{"gap": 0.5, "text_references": 0.75, "curriculum": 0.5},
     }
     assert score([True, False], [True, True], 1, "largest_gap")["curriculum"] == -0.5
-    with pytest.raises(ValueError, match="order='random'"):
-        score([True], [True], 1, "random")
 
 
 HARD, EASY, SOLVED, DEAF, HEARD_ONLY = (
@@ -66,33 +73,37 @@ HARD, EASY, SOLVED, DEAF, HEARD_ONLY = (
     ],
 )
 def test_selection(keep, top, expected):
-    assert selected([HARD, EASY, SOLVED, DEAF, HEARD_ONLY], keep, top) == expected
+    assert select_questions([HARD, EASY, SOLVED, DEAF, HEARD_ONLY], keep, top) == expected
 
 
 def test_a_right_sample_that_was_cut_off_is_no_reference():
     """As in the trainer, where a reference is right and complete; it still counts as right."""
     cut = score([False] * 2, [True, False], 2, complete=[False, True])
     assert (cut["text_accuracy"], cut["text_references"]) == (0.5, 0.0)
-    assert selected([cut, EASY], "reachable") == [1]
+    assert select_questions([cut, EASY], "reachable") == [1]
 
 
 def test_what_is_dropped_is_counted_by_reason():
     found = [HARD, EASY, SOLVED, DEAF, HEARD_ONLY]
-    assert dropped(found, "all", 5) == {}
-    assert dropped(found, "learnable", len(selected(found, "learnable"))) == {"unreachable": 2, "solved already": 1}
-    assert dropped(found, "reachable", len(selected(found, "reachable", 1))) == {"unreachable": 2, "cut by top": 2}
+    assert count_drops(found, "all", 5) == {}
+    assert count_drops(found, "learnable", len(select_questions(found, "learnable"))) == {
+        "unreachable": 2,
+        "solved already": 1,
+    }
+    assert count_drops(found, "reachable", len(select_questions(found, "reachable", 1))) == {
+        "unreachable": 2,
+        "cut by top": 2,
+    }
 
 
 def test_largest_gap_comes_first():
     found = [score(*pair, 2, "largest_gap") for pair in (([True] * 2, [True] * 2), ([False] * 2, [True] * 2))]
-    assert selected(found) == [1, 0]
+    assert select_questions(found) == [1, 0]
 
 
 def test_selections_that_cannot_work():
     with pytest.raises(ValueError, match=r"leaves none of 1 questions \(1 unreachable\)"):
-        selected([HARD], "reachable")
-    with pytest.raises(ValueError, match="keep='some'"):
-        selected([HARD], "some")
+        select_questions([HARD], "reachable")
 
 
 @pytest.fixture
@@ -107,50 +118,40 @@ def rows(count):
     )
 
 
-@pytest.mark.parametrize("narrow", [{"top_p": 1e-4}, {"min_p": 0.99}, {"top_k": 1}, {"typical_p": 1e-4}])
-def test_samples_are_drawn_from_the_full_distribution(tiny, monkeypatch, narrow):
-    """Whatever the checkpoint's generation_config says; each of these alone would leave one token to choose."""
-    model, processor = tiny
-    for name, value in narrow.items():
-        monkeypatch.setattr(model.generation_config, name, value)
-    settings = {"max_new_tokens": 6, "num_samples": 8, "batch_size": 1}
-    alone = scores.complete(
-        model, processor, [question(0)], "text", do_sample=True, **{"top_k": 0, **narrow}, **settings
-    )
-    assert len({done.text for done in alone}) == 1
-    drawn = scores.complete(model, processor, [question(0)], "text", **scores.from_full_distribution(), **settings)
-    assert len({done.text for done in drawn}) > 4
-
-
 def test_samples_do_not_depend_on_where_a_run_stopped(tiny, tmp_path, monkeypatch, right_where_even):
-    model, processor = tiny
-    sampling = Sampling(num_samples=4, max_new_tokens=6, batch_size=2)
     data = rows(5)
-    whole = sampled(model, processor, data, "speech", sampling, tmp_path / "whole", {})
-    assert len(whole) == 5 and {len(found.right) for found in whole} == {len(found.complete) for found in whole} == {4}
-    assert 0 < sum(sum(found.right) for found in whole) < 20  # some right, some wrong
+
+    def sample(folder, modality="speech", facts=None):
+        settings = ScoreSettings(
+            model="any", dataset="any", num_samples=4, max_completion_length=6, batch_size=2, output_dir=str(folder)
+        )
+        return sample_answers(settings, data, modality, lambda: tiny, facts or {})
+
+    whole = sample(tmp_path / "whole")
+    assert len(whole) == 5 and {len(each.right) for each in whole} == {len(each.complete) for each in whole} == {4}
+    assert 0 < sum(sum(each.right) for each in whole) < 20  # some right, some wrong
 
     real, asked = scores.complete, []
 
-    def counting(model, processor, batch, *args, **kwargs):
+    def complete(model, processor, batch, *args, **kwargs):
         if len(asked) == 1:
             raise KeyboardInterrupt
         asked.append([row["key"] for row in batch])
         return real(model, processor, batch, *args, **kwargs)
 
-    monkeypatch.setattr(scores, "complete", counting)
+    monkeypatch.setattr(scores, "complete", complete)
     with pytest.raises(KeyboardInterrupt):
-        sampled(model, processor, data, "speech", sampling, tmp_path / "cut", {})
-    (journal,) = (tmp_path / "cut").iterdir()
+        sample(tmp_path / "cut")
+    (journal,) = (tmp_path / "cut" / ".work").iterdir()
     journal.write_bytes(journal.read_bytes() + b'{"key": "q2", "corr')  # and the line under way was cut off
     asked.clear()
     monkeypatch.setattr(scores, "complete", lambda *args, **kwargs: asked.append(args[2]) or real(*args, **kwargs))
-    assert sampled(model, processor, data, "speech", sampling, tmp_path / "cut", {}) == whole
+    assert sample(tmp_path / "cut") == whole
     assert [[row["key"] for row in batch] for batch in asked] == [["q2", "q3"], ["q4"]]
     asked.clear()
-    assert sampled(model, processor, data, "speech", sampling, tmp_path / "cut", {}) == whole and not asked
+    assert sample(tmp_path / "cut") == whole and not asked
     for other in ({"model": "other"}, {}):  # another model, another modality: asked anew
-        sampled(model, processor, data, "text", sampling, tmp_path / "cut", other)
+        sample(tmp_path / "cut", "text", other)
     assert len(asked) == 6
 
 
@@ -160,14 +161,14 @@ def test_scored_rows_are_a_data_set_in_order_with_audio_inside(tmp_path):
     by_path = [{**question(9), "audio": {"bytes": None, "path": str(tmp_path / "clip.wav")}}]
     data = Dataset.from_list([*data, *by_path]).cast_column("audio", Audio(decode=False))
     found = [score([False], [n % 2 == 0], 1) for n in range(4)]
-    write_scored(data, found, [2, 3, 0], tmp_path / "out" / "data" / "train-00000-of-00001.parquet")
+    write_scores(data, found, [2, 3, 0], tmp_path / "out" / "data" / "train-00000-of-00001.parquet")
     (tmp_path / "clip.wav").unlink()
     back = load_questions(tmp_path / "out" / "data" / "train-00000-of-00001.parquet")
     assert back["key"][:] == ["q2", "q9", "q0"]
     assert back["curriculum"][:] == [0.5, 1.0, 0.5] and back["gap"][:] == [1.0, 0.0, 1.0]
     assert len(load_audio(back[1]["audio"])) == 8000
     # scored again, the columns are replaced and not doubled
-    write_scored(back, found[:3], [0], tmp_path / "again.parquet")
+    write_scores(back, found[:3], [0], tmp_path / "again.parquet")
     assert load_questions(tmp_path / "again.parquet").column_names.count("gap") == 1
 
 
@@ -175,7 +176,9 @@ def test_scored_rows_are_a_data_set_in_order_with_audio_inside(tmp_path):
 def test_the_trainer_follows_the_scores(make_trainer, tmp_path, seed):
     """What is written is asked in the order of its curriculum, whatever the seed."""
     found = [score([False] * 4, [number < right for number in range(4)], 1) for right in (1, 3, 0, 4)]
-    write_scored(questions(4), found, selected(found)[::-1], tmp_path / "scored.parquet")  # rows the wrong way round
+    write_scores(
+        questions(4), found, select_questions(found)[::-1], tmp_path / "scored.parquet"
+    )  # rows the wrong way round
     data = load_questions(tmp_path / "scored.parquet")
     trainer = make_trainer(dataset=data, curriculum="curriculum", seed=seed, num_generations=4)
     asked = [row["key"] for batch in trainer.get_train_dataloader() for row in batch]
@@ -192,7 +195,7 @@ def test_recipe(tiny, tmp_path, capsys):
     import score_questions
 
     arguments = ["--model", str(tmp_path / "model"), "--dataset", str(tmp_path / "data"), "--num_samples", "2"]
-    arguments += ["--k", "2", "--max_new_tokens", "4", "--output", str(tmp_path / "out")]
+    arguments += ["--k", "2", "--max_completion_length", "4", "--output_dir", str(tmp_path / "out")]
     score_questions.main(arguments)
     back = load_questions(tmp_path / "out" / "data" / "train-00000-of-00001.parquet")
     assert back["key"][:] == ["q0", "q1", "q2"] and back["text_pass_at_k"][:] == [0.0] * 3
@@ -203,10 +206,15 @@ def test_recipe(tiny, tmp_path, capsys):
     assert "Dropped: 2 cut by top." in capsys.readouterr().out
     with pytest.raises(ValueError, match="leaves none of 3 questions"):
         score_questions.main([*arguments, "--keep", "reachable"])
-    refused = {"k": ("3", "pass@3 of 2 samples"), "temperature": ("0", "would be the same"), "keep": ("x", "keep='x'")}
-    for wrong, message in ((["--" + name, value], message) for name, (value, message) in refused.items()):
-        with pytest.raises(ValueError, match=message):
-            parse(score_questions.ScoreSettings, args=[*arguments, *wrong])
+    refused = {
+        "k": ("3", "pass@3 of 2 samples"),
+        "temperature": ("0", "temperature=0.0 is out of range"),
+        "keep": ("x", "keep='x'"),
+        "order": ("random", "order='random'"),
+    }
+    for name, (value, message) in refused.items():
+        with pytest.raises(SettingError, match=message):
+            parse(ScoreSettings, args=[*arguments, f"--{name}", value])
 
 
 @pytest.mark.slow
@@ -222,7 +230,8 @@ def test_two_processes_draw_the_same_samples_as_one(tiny, tmp_path):
         # `accelerate launch --cpu` starts one process unless mpirun is there.
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
         command += ["recipes/score_questions.py", "--model", tmp_path / "model", "--dataset", tmp_path / "data"]
-        command += ["--num_samples", "2", "--k", "2", "--max_new_tokens", "4", "--batch_size", "2", "--output", output]
+        command += ["--num_samples", "2", "--k", "2", "--max_completion_length", "4", "--batch_size", "2"]
+        command += ["--output_dir", output]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             [*map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
