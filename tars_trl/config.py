@@ -27,6 +27,8 @@ INHERITED = {
     "per_device_train_batch_size": Rule(least=1),
     "per_device_eval_batch_size": Rule(least=1),
     "gradient_accumulation_steps": Rule(least=1),
+}
+GRPO_INHERITED = INHERITED | {
     "num_iterations": Rule(least=1),
     "steps_per_generation": Rule(least=1),
     "max_completion_length": Rule(least=1),
@@ -58,9 +60,12 @@ class SpeechTrainingSettings(AudioSettings):
         False, "Replace a run that lies in `output_dir`. Without it a second run there is refused."
     )
 
+    inherited: ClassVar[dict[str, Rule]] = INHERITED
+    """Rules for fields of TRL and transformers."""
+
     def prepare(self: Any) -> None:
         """Check all fields, those of TRL too; without an accelerator, run on the CPU (the same YAML serves both)."""
-        check(self, INHERITED)
+        check(self, self.inherited)
         if not self.use_cpu and not torch.accelerator.is_available():
             self.use_cpu = self.on_cpu_for_want_of_better = True
 
@@ -72,6 +77,8 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
     Raises:
         SettingError: a value that cannot work; the message says what was given, why it fails and what to do.
     """
+
+    inherited: ClassVar[dict[str, Rule]] = GRPO_INHERITED
 
     # The method's values for settings that TRL has too.
     learning_rate: float = setting(2e-5, "Initial learning rate of AdamW (released code).", above=0, most=1)

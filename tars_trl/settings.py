@@ -214,7 +214,10 @@ def parse(*classes: type, args: Sequence[str] | None = None, description: str | 
             and not {name, name.removeprefix("no_")} & {*names, "help", "config"}
         ):
             raise SettingError(f"{word}: there is no such setting here. {_nearest(name, names)}")
-    return parser.parse_args_into_dataclasses(args=given)
+    *made, remaining = parser.parse_args_into_dataclasses(args=given, return_remaining_strings=True)
+    if remaining:
+        raise SettingError(f"{remaining[0]!r} belongs to no setting. Write --name value; --help lists the names.")
+    return tuple(made)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
