@@ -71,16 +71,17 @@ def load_speech_llm(
     model: str,
     adapter: str | None = None,
     *,
-    revision: str | None = None,
+    model_revision: str | None = None,
     dtype: str = "auto",
     device: Any = "cpu",
+    attn_implementation: str | None = None,
 ) -> tuple[Any, Any]:
     """(model, processor) of a speech LLM, in evaluation mode on `device`.
 
     Args:
         model: hub id or folder, also an adapter's (see `resolve`).
         adapter: LoRA adapter, hub id or folder; it stays unmerged.
-        revision: of `model` on the hub; None for what `base_revision` says.
+        model_revision: of `model` on the hub; None for what `base_revision` says.
         dtype: "auto" is the saved type, or float32 on a CPU; else a name of a torch type.
         device: where it runs.
 
@@ -88,11 +89,13 @@ def load_speech_llm(
         ValueError: an architecture that is not supported.
     """
     model, adapter = resolve(model, adapter)
-    revision = base_revision(model, adapter, revision)
+    revision = base_revision(model, adapter, model_revision)
     config = AutoConfig.from_pretrained(model, revision=revision)
     on_cpu = torch.device(device).type == "cpu"
     kind: Any = ("float32" if on_cpu else "auto") if dtype == "auto" else dtype
-    loaded = architecture_of(config.model_type).load(model, revision=revision, dtype=kind).to(device)
+    loaded = architecture_of(config.model_type).load(
+        model, revision=revision, dtype=kind, attn_implementation=attn_implementation
+    ).to(device)
     if adapter is not None:
         from peft import PeftModel
 

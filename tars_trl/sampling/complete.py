@@ -24,7 +24,7 @@ class Completion:
     tokens: int
     """Number of tokens, the end token included."""
     truncated: bool
-    """Whether it was cut off at `max_new_tokens`."""
+    """Whether it was cut off at `max_completion_length`."""
 
 
 def complete(
@@ -34,7 +34,7 @@ def complete(
     modality: Modality,
     *,
     batch_size: int = 32,
-    max_new_tokens: int = 1024,
+    max_completion_length: int = 1024,
     num_samples: int = 1,
     seed: int = 0,
     on_batch: Callable[[list[Completion]], None] | None = None,
@@ -62,7 +62,7 @@ def complete(
     config = GenerationConfig(
         # What is not set here would come from the checkpoint's generation_config.
         **{"do_sample": False, "repetition_penalty": 1.0, **generation},
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_completion_length,
         num_return_sequences=num_samples,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends,

@@ -59,7 +59,7 @@ def test_a_transformers_model_transcribes(tmp_path):
 def test_the_model_itself_transcribes(model_folder):
     """Asked for a transcript of the clip: the question's text is nowhere in what it is given."""
     model, processor = load_speech_llm(model_folder)
-    transcribe = from_itself(model, processor, max_new_tokens=5, batch_size=2)
+    transcribe = from_itself(model, processor, max_completion_length=5, batch_size=2)
     row = question(0)
     reworded = {**row, "prompt": build_prompt("Something else entirely", None)}
     louder = {**row, "audio": {"bytes": question(3)["audio"]["bytes"], "path": None}}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tars_trl.evaluation.settings import EvaluationSettings
+from tars_trl.evaluation import EvaluationSettings
 from tars_trl.settings import parse
 from tests.conftest import ROOT
 
@@ -10,7 +10,8 @@ YAMLS = sorted((ROOT / "recipes" / "evaluation").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
-def test_yaml_parses_and_says_how_to_launch_it(path):
+def test_yaml_parses_and_says_how_to_launch_it(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
     (settings,) = parse(EvaluationSettings, args=["--config", str(path), "--limit", "5"])
     assert settings.modalities == ["speech", "text"] and settings.limit == 5
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
@@ -22,15 +23,21 @@ def test_yaml_parses_and_says_how_to_launch_it(path):
 
 
 def test_lists_are_comma_separated():
-    lists = ["--tasks", "demo,voicebench_mmsu", "sd_qa", "--modality", "text, speech", "--split", "a,b"]
+    lists = ["--tasks", "tars_obqa,voicebench_mmsu", "sd_qa", "--modality", "text, speech", "--split", "a,b"]
     (settings,) = parse(EvaluationSettings, args=["--model", "m", *lists])
-    assert settings.tasks == ["demo", "voicebench_mmsu", "sd_qa"]
+    assert settings.tasks == ["tars_obqa", "voicebench_mmsu", "sd_qa"]
     assert settings.modalities == ["text", "speech"] and settings.split == ["a", "b"]
 
 
+def test_neither_model_nor_tasks_are_needed_to_compare_or_list():
+    assert EvaluationSettings(compare=["a", "b"]).model is None
+    (settings,) = parse(EvaluationSettings, args=["--tasks", "list"])
+    assert settings.tasks == ["list"] and settings.model is None
+
+
 def test_decoding_is_greedy_unless_a_temperature_is_given():
-    assert EvaluationSettings(model="m", tasks=["demo"]).generation == {"do_sample": False, "repetition_penalty": 1.0}
-    sampled = EvaluationSettings(model="m", tasks=["demo"], temperature=0.7, top_p=0.9).generation
+    assert EvaluationSettings(model="m", tasks=["sd_qa"]).generation == {"do_sample": False, "repetition_penalty": 1.0}
+    sampled = EvaluationSettings(model="m", tasks=["sd_qa"], temperature=0.7, top_p=0.9).generation
     assert sampled == {"do_sample": True, "repetition_penalty": 1.0, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
 
 
@@ -46,15 +53,20 @@ def test_decoding_is_greedy_unless_a_temperature_is_given():
         ({"tasks": ["librispeech"]}, "tasks='librispeech' with modality=.'text'.: this task has speech only"),
         ({"modality": ["cascade"]}, "modality cascade takes its transcripts from exactly one"),
         ({"modality": ["cascade"], "transcripts": "a", "asr_model": "b"}, "from exactly one"),
-        ({"limit": 0}, "limit=0 is not above 0"),
+        ({"limit": 0}, "limit=0 is out of range. Give more than 0"),
         ({"limit": 2.5}, "limit=2.5 is neither a share below 1 nor a whole number"),
-        ({"batch_size": 0}, "batch_size=0 is not a whole number of 1 or more"),
-        ({"temperature": -1.0}, "temperature=-1.0 is outside"),
-        ({"reference_accuracy": 0.777}, "reference_accuracy=0.777: it is an accuracy in percent"),
+        ({"batch_size": 0}, "batch_size=0 is out of range. Give 1 or more"),
+        ({"temperature": -1.0}, "temperature=-1.0 is out of range. Give 0 or more"),
+        ({"reference_accuracy": 0.777}, "reference_accuracy=0.777 is out of range. Give more than 1 and at most 100"),
+        ({"tasks": ["sd_qa", "sd_qa"]}, "two of them would both be called"),
+        ({"temperature": float("nan")}, "temperature=nan is not a finite number"),
+        ({"limit": float("inf")}, "limit=inf is not a finite number"),
+        ({"max_completion_length": 1.5}, "max_completion_length=1.5 is a float. Give a whole number"),
+        ({"seed": True}, "seed=True is a bool"),
         ({"dtype": "int8"}, "dtype='int8' is not a choice"),
         ({"compare": ["one"]}, "compare=.'one'.: a comparison is between two"),
     ],
 )
 def test_what_cannot_work_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
-        EvaluationSettings(**{"model": "m", "tasks": ["demo"], **given})
+        EvaluationSettings(**{"model": "m", "tasks": ["sd_qa"], **given})
