@@ -223,11 +223,12 @@ def test_what_is_neither_task_nor_path(text, message):
         task_named(text)
 
 
-def test_empty_tables_and_shared_keys_are_refused(tmp_path):
+def test_empty_tables_and_shared_keys_are_refused(tmp_path, monkeypatch):
     same = Dataset.from_list([TARS | {"audio": None}] * 2)
     same.to_parquet(tmp_path / "same.parquet")
     with pytest.raises(QuestionError, match="ori_mmlu_1"):
         load(str(tmp_path / "same.parquet"))
-    Dataset.from_dict({"audio": [], "text": []}).save_to_disk(tmp_path / "empty")
+    nothing = Dataset.from_dict({"audio": [], "text": []})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: nothing)
     with pytest.raises(QuestionError, match="there are no rows"):
-        load(f"librispeech={tmp_path / 'empty'}")
+        load("librispeech")
