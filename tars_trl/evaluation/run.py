@@ -75,6 +75,16 @@ def make_plan(settings: EvaluationSettings) -> Plan:
     return Plan(model, adapter, revision, jobs, weights, folder, fingerprint)
 
 
+def find_evaluation(settings: EvaluationSettings) -> Path | None:
+    """The results file of an evaluation as `settings` say, of these very weights and rows; None if it is not finished.
+
+    Raises:
+        SettingError, QuestionError, AudioError: settings, rows or clips that cannot work.
+    """
+    plan = make_plan(settings)
+    return results.find_results(plan.folder, plan.fingerprint)
+
+
 def evaluate(settings: EvaluationSettings) -> Path:
     """Evaluate as `settings` say, on all processes of an `accelerate launch`, and write the result files.
 
