@@ -13,6 +13,7 @@ from typing import Any
 
 from ..data import build_prompt
 from ..data.prompts import written_prompt
+from ..errors import SettingError
 from ..sampling.complete import complete
 from ..speaking.recognition import Transcriber
 from .tasks import CLIP, TRANSCRIBE, TRANSCRIBER
@@ -30,7 +31,7 @@ def read_transcripts(path: str, keys: Sequence[str]) -> dict[str, str]:
     """Transcripts by row key, from lines `{"key": …, "transcript": …}` or from one JSON object `{key: transcript}`.
 
     Raises:
-        ValueError: lines that hold something else, or rows without a transcript; the first 20 keys are named.
+        SettingError: no such file, lines that hold something else, or rows without a transcript; the first 20 keys are named.
     """
     file = Path(path).expanduser()
     try:
@@ -39,16 +40,18 @@ def read_transcripts(path: str, keys: Sequence[str]) -> dict[str, str]:
             transcripts = {line["key"]: line["transcript"] for line in lines}
         else:
             transcripts = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"transcripts={path}: it cannot be read, {error.strerror}. Correct the path.") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise SettingError(
             f"transcripts={path}: not a table of transcripts, {error!r}. Write lines "
             '{"key": "…", "transcript": "…"} in a .jsonl, or one object {"key": "transcript", …} in a .json file.'
         ) from error
     if not isinstance(transcripts, dict) or not all(isinstance(text, str) for text in transcripts.values()):
-        raise ValueError(f"transcripts={path}: a transcript is no text. Write one text for each key.")
+        raise SettingError(f"transcripts={path}: a transcript is no text. Write one text for each key.")
     missing = [key for key in keys if key not in transcripts]
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"transcripts={path}: {len(missing)} of {len(keys)} rows have none, such as {missing[:20]}. Add them, or "
             "transcribe with asr_model instead."
         )

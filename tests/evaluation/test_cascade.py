@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tars_trl.data import SYSTEM_PROMPT, build_prompt
+from tars_trl.errors import SettingError
 from tars_trl.evaluation.cascade import from_itself, read_transcripts, with_transcript
 from tars_trl.models.loading import load_speech_llm
 from tars_trl.speaking.recognition import from_asr
@@ -32,7 +33,9 @@ def test_transcripts_from_files(tmp_path):
     whole.write_text(json.dumps({"a": "one"}))
     assert read_transcripts(str(whole), ["a"]) == {"a": "one"}
     whole.write_text(json.dumps({"a": 1}))
-    with pytest.raises(ValueError, match="a transcript is no text"):
+    with pytest.raises(SettingError, match="it cannot be read, No such file.*Correct the path"):
+        read_transcripts(str(tmp_path / "herd.json"), ["a"])
+    with pytest.raises(SettingError, match="a transcript is no text"):
         read_transcripts(str(whole), ["a"])
 
 

@@ -383,6 +383,18 @@ def test_pairs_need_common_questions(run, canned, tmp_path):
         results.paired_difference(tmp_path / "nothing", tmp_path / "speech")
 
 
+def test_a_folder_of_several_models_is_not_guessed_at(tmp_path):
+    for model in ("one", "two"):
+        results.write_results(tmp_path / model, {"results": {}, "pairs": {}}, {}, results.date_id())
+    with pytest.raises(NotLoggedError, match="holds the results of several models, and one is read. Give one of .*one"):
+        results.read_pair(tmp_path)
+    with pytest.raises(NotLoggedError, match="0 results in both modalities"):
+        results.read_pair(tmp_path / "one")
+    (tmp_path / "one.json").write_text('{"speech_accuracy": 1}')
+    with pytest.raises(NotLoggedError, match="one.json is no results file"):
+        results.read_pair(tmp_path / "one.json")
+
+
 # ---- Files ---------------------------------------------------------------------------------------------------------
 
 # What lm-evaluation-harness documents of its files (lm_eval/result_schema.py of 0.4.13): name -> type of the value.

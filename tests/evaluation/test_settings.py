@@ -1,7 +1,16 @@
 """Settings of an evaluation: the YAML files, comma-separated lists, and what is refused at the start."""
 
-import pytest
+import contextlib
+import dataclasses
+import math
 
+import pytest
+import yaml
+from comparison.arms import ComparisonSettings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tars_trl.errors import SettingError
 from tars_trl.evaluation import EvaluationSettings
 from tars_trl.settings import parse
 from tests.conftest import ROOT
@@ -70,3 +79,44 @@ def test_decoding_is_greedy_unless_a_temperature_is_given():
 def test_what_cannot_work_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         EvaluationSettings(**{"model": "m", "tasks": ["sd_qa"], **given})
+
+
+# ---- Whatever is given ---------------------------------------------------------------------------------------------
+
+plain = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    st.sampled_from(["", ",", "nan", "-1", "no", "sd_qa", "list", "both", "speech", "refuse", 0, -1, 1e400, 10**30]),
+)
+anything = st.one_of(plain, st.lists(plain, max_size=3), st.dictionaries(st.text(max_size=3), plain, max_size=2))
+
+
+def hostile(cls):
+    """Some fields of a settings class, with values of any kind."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    return st.dictionaries(st.sampled_from(names), anything, max_size=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", [EvaluationSettings, ComparisonSettings])
+@settings(max_examples=3000, deadline=None)
+@given(data=st.data())
+def test_settings_hold_or_are_refused_in_words(cls, data, tmp_path_factory):
+    """Nothing but a `SettingError`, given in Python or in a file; what is taken is finite, and of its field's kind."""
+    given_ones = {"model": "m", "tasks": ["sd_qa"]} if cls is EvaluationSettings else {"arms": ["a"], "task": "sd_qa"}
+    given_ones |= data.draw(hostile(cls))
+    try:
+        made = cls(**given_ones)
+    except SettingError as error:
+        assert str(error).count(". ") + str(error).count(": ") >= 1 and str(error).endswith(".")
+        made = None
+    if made is not None:
+        for name, value in vars(made).items():
+            assert not isinstance(value, dict | bytes), name
+            if isinstance(value, float):
+                assert math.isfinite(value), name
+        assert made.limit is None or made.limit > 0
+        assert made.batch_size >= 1 and made.max_completion_length >= 1
+    file = tmp_path_factory.getbasetemp() / "given.yaml"
+    file.write_text(yaml.safe_dump(given_ones, allow_unicode=True))
+    with contextlib.suppress(SettingError):
+        parse(cls, args=["--config", str(file)])
