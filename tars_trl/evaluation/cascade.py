@@ -31,7 +31,8 @@ def read_transcripts(path: str, keys: Sequence[str]) -> dict[str, str]:
     """Transcripts by row key, from lines `{"key": …, "transcript": …}` or from one JSON object `{key: transcript}`.
 
     Raises:
-        SettingError: no such file, lines that hold something else, or rows without a transcript; the first 20 keys are named.
+        SettingError: no such file, lines that hold something else, or rows without a transcript (the first 20 are
+            named).
     """
     file = Path(path).expanduser()
     try:

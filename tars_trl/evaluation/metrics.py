@@ -4,7 +4,7 @@ Two figures have speech accuracy in their numerator, both in percent:
 
     recovery   over the same model's text accuracy on the same questions: how much of what it reads it also hears
     MRR        the paper's modality recovery rate: over the text accuracy of the untrained base model, a fixed figure
-               (77.70 for Qwen2.5-Omni-7B, averaged over MMSU and OpenBookQA), so that models can be compared
+               (77.70 on average over MMSU and OpenBookQA for its 7B model), so that models can be compared
 
 Everything is a pure function. What is drawn at random is drawn from a given seed.
 """

@@ -64,7 +64,7 @@ class EvaluationSettings(AskedModelSettings, DecodingSettings, AudioSettings):
     reference_accuracy: float | None = setting(
         None,
         "Text accuracy of the untrained base model in percent, the denominator of the MRR. Of several tasks it is that "
-        "of their average (77.70 for Qwen2.5-Omni-7B on MMSU and OpenBookQA) and gives the average's MRR alone.",
+        "of their average (77.70 on MMSU and OpenBookQA for the paper's 7B model) and gives the average's MRR alone.",
         above=1,
         most=100,
     )
