@@ -105,9 +105,7 @@ def test_strict_knows_no_case_in_texts():
 M = 1_000_000
 LONG = {
     "answers left open": "<answer>" * (M // 8),
-    "answers left open in thoughts": "<think>"
-    + "<answer>The answer is A. " * (M // 25)
-    + "</think><answer>C.</answer>",
+    "left open in thoughts": "<think>" + "<answer>The answer is A. " * (M // 25) + "</think><answer>C.</answer>",
     "answers that end only": "</answer>" * (M // 9),
     "answers that differ": "".join(f"<answer>{number}</answer>" for number in range(M // 22)),
     "answers that agree": "<answer>The answer is C.</answer>" * (M // 34),
