@@ -38,18 +38,22 @@ class DemoSettings(Settings):
     seed: int = setting(0, "Of the training.", least=0)
     arm: str = setting("tars", "tars, or plain GRPO: both alignment weights 0.", choices=tuple(ARMS))
     output_dir: str = setting("runs/demo", "Folder of the run and of all that is measured.")
+    overwrite_output_dir: bool = setting(False, "Replace a finished run that lies in `output_dir`.")
 
 
-def check_start(folder: Path) -> None:
+def check_start(folder: Path, overwrite: bool) -> None:
     """Refuse what would fail, or mix two runs, after minutes of work."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"The demo needs {', '.join(missing)}, not installed. Bring them: pip install -e '.[demo]'")
-    if (folder / "trainer_state.json").is_file():
-        raise SettingError(f"output_dir={str(folder)!r} holds a finished run. Give another one, or remove the folder.")
+    if (folder / "trainer_state.json").is_file() and not overwrite:
+        raise SettingError(
+            f"output_dir={str(folder)!r} holds a finished run, and two in one folder would be mixed. Give another one, "
+            "or replace it with --overwrite_output_dir true."
+        )
 
 
-def measure(folder: Path, adapter: str | None = None) -> dict:
+def measure(folder: Path, overwrite: bool, adapter: str | None = None) -> dict:
     """Greedy accuracies in both modalities on the held-out questions; all files of the evaluation are in `folder`."""
     settings = EvaluationSettings(
         model=MODEL,
@@ -60,6 +64,7 @@ def measure(folder: Path, adapter: str | None = None) -> dict:
         max_completion_length=64,  # completions take 40 to 50 tokens
         log_samples=True,
         output_dir=str(folder),
+        overwrite=overwrite,
     )
     return read_pair(evaluate(settings))
 
@@ -93,15 +98,17 @@ def main(args: list[str] | None = None) -> None:
     """Before, training, after, report."""
     (settings,) = parse(DemoSettings, args=args, description=__doc__)
     folder = Path(settings.output_dir)
-    check_start(folder)
+    overwrite = settings.overwrite_output_dir
+    check_start(folder, overwrite)
     start = time.perf_counter()
 
-    before = measure(folder / "evaluation" / "before")
+    before = measure(folder / "evaluation" / "before", overwrite)
     command = ["recipes/tars_qwen_omni.py", "--config", CONFIG, "--seed", str(settings.seed)]
-    command += ["--output_dir", str(folder), *ARMS[settings.arm]]
+    command += ["--output_dir", str(folder), "--resume_from_checkpoint", "last", *ARMS[settings.arm]]
+    command += ["--overwrite_output_dir", "true"] if overwrite else []
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", *command]
     subprocess.run(launch, check=True, env={"HF_HUB_OFFLINE": "1", **os.environ})  # everything is here
-    after = measure(folder / "evaluation" / "after", adapter=str(folder))
+    after = measure(folder / "evaluation" / "after", overwrite, adapter=str(folder))
 
     leave_question(folder)
     logged = load_run(folder)

@@ -74,7 +74,7 @@ def test_what_the_end_needs_is_looked_for_at_the_start(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run_demo, "measure", lambda *_: pytest.fail("measured before anything was looked for"))
     (tmp_path / "trainer_state.json").write_text("{}")
-    with pytest.raises(SettingError, match="holds a finished run. Give another one"):
+    with pytest.raises(SettingError, match="holds a finished run.*--overwrite_output_dir true"):
         run_demo.main(["--output_dir", str(tmp_path)])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else name)
     with pytest.raises(ImportError, match="matplotlib, not installed. Bring them: pip install"):
