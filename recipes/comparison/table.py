@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tars_trl.evaluation.metrics import Interval, bootstrap_interval, paired_result, wilson_interval
+from tars_trl.evaluation.metrics import Interval, bootstrap_interval, wilson_interval
+from tars_trl.evaluation.results import read_results, read_samples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One arm over its seeds. Accuracies, gap and their intervals in percent (points), time in minutes of a run."""
+    """One arm over its seeds. Accuracies, MRR, gap and intervals in percent (points), time in minutes of a run."""
 
     arm: str
     seeds: int
@@ -55,50 +56,55 @@ class TableRow:
     minutes: float | None
 
 
-def table(measured: Mapping[str, Sequence[Measured]], seed: int = 0) -> list[TableRow]:
+def read_measured(results: Path, train_seconds: float | None = None) -> Measured:
+    """A model's answers, from its results file and the samples beside it."""
+    right: dict[str, dict[str, bool]] = {}
+    for name, lines in read_samples(results).items():
+        right[name.rpartition("_")[2]] = {line["key"]: line["acc"] == 1 for line in lines}
+    speech, text = ([right[modality][key] for key in sorted(right["text"])] for modality in MODALITIES)
+    return Measured(speech, text, train_seconds, read_results(results)["git_hash"])
+
+
+def make_rows(measured: Mapping[str, Sequence[Measured]], seed: int = 0) -> list[TableRow]:
     """A row for each arm, in the order given.
 
     Args:
-        measured: arm to its trained models, one a seed; `BASE`, where it is there, gives the MRR's denominator (the
-            untrained model's text accuracy), else each arm's own text accuracy does.
+        measured: arm to its trained models, one a seed, and `BASE` to the untrained one, whose text accuracy is the
+            MRR's denominator.
         seed: of the bootstrap.
 
     Raises:
         ValueError: arms were asked different numbers of questions.
     """
-    sizes = {len(run.speech) for runs in measured.values() for run in runs}
+    sizes = {len(model.speech) for models in measured.values() for model in models}
     if len(sizes) != 1:
         raise ValueError(f"Arms were asked {sorted(sizes)} questions. Measure all of them on the same ones.")
-    reference = _mean(measured[BASE][0].text) if BASE in measured else None
-    return [_row(arm, runs, reference, seed) for arm, runs in measured.items()]
+    reference = _mean(measured[BASE][0].text)
+    return [_row(arm, models, reference, seed) for arm, models in measured.items()]
 
 
-def _row(arm: str, runs: Sequence[Measured], reference: float | None, seed: int) -> TableRow:
+def _row(arm: str, models: Sequence[Measured], reference: float, seed: int) -> TableRow:
     figures: dict[str, Any] = {}
     by_question = {}  # means over seeds
     for modality in MODALITIES:
-        answers = [getattr(run, modality) for run in runs]
+        answers = [getattr(model, modality) for model in models]
         by_question[modality] = [_mean(question) for question in zip(*answers, strict=True)]
         figures[modality] = _mean(by_question[modality])
-        figures[f"{modality}_low"], figures[f"{modality}_high"] = mean_interval(by_question[modality], len(runs))
-        spread = statistics.stdev(map(_mean, answers)) if len(runs) > 1 else None
+        figures[f"{modality}_low"], figures[f"{modality}_high"] = mean_interval(by_question[modality], len(models))
+        spread = statistics.stdev(map(_mean, answers)) if len(models) > 1 else None
         figures[f"{modality}_sd"] = spread
     figures["gap"] = figures["text"] - figures["speech"]
     differences = [text - speech for speech, text in zip(by_question["speech"], by_question["text"], strict=True)]
     ends = bootstrap_interval([differences], seed=seed)
     assert ends is not None  # a mean is defined for every resample
     figures["gap_low"], figures["gap_high"] = ends
-    percent: dict[str, Any] = {name: value if value is None else 100 * value for name, value in figures.items()}
-    # The MRR is linear in speech accuracy, so the mean over seeds is that of the means.
-    results = [paired_result(run.speech, run.text, None if reference is None else 100 * reference) for run in runs]
-    rates = [result["mrr"] for result in results if result["mrr"] is not None]
-    times = [run.train_seconds for run in runs if run.train_seconds is not None]
+    figures["mrr"] = figures["speech"] / reference if reference else None
+    times = [model.train_seconds for model in models if model.train_seconds is not None]
     return TableRow(
         arm=arm,
-        seeds=len(runs),
-        mrr=_mean(rates) if len(rates) == len(runs) else None,
+        seeds=len(models),
         minutes=_mean(times) / 60 if times else None,
-        **percent,
+        **{name: value if value is None else 100 * value for name, value in figures.items()},
     )
 
 
@@ -144,8 +150,8 @@ def markdown(rows: Sequence[TableRow], notes: str) -> str:
 def _with_interval(row: TableRow, name: str) -> str:
     value, low, high = (getattr(row, name + end) for end in ("", "_low", "_high"))
     spread = getattr(row, f"{name}_sd", None)
-    shown = f"{value:.1f}" if spread is None else f"{value:.1f} ± {spread:.1f}"
-    return f"{shown} [{low:.1f}, {high:.1f}]"
+    mean = f"{value:.1f}" if spread is None else f"{value:.1f} ± {spread:.1f}"
+    return f"{mean} [{low:.1f}, {high:.1f}]"
 
 
 def write_csv(rows: Sequence[TableRow], path: Path) -> None:
@@ -156,16 +162,16 @@ def write_csv(rows: Sequence[TableRow], path: Path) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def figure(rows: Sequence[TableRow], measured: Mapping[str, Sequence[Measured]]) -> "Figure":
+def plot_arms(rows: Sequence[TableRow], measured: Mapping[str, Sequence[Measured]]) -> "Figure":
     """Accuracies of the arms, the first on top: means with 95 % intervals, and a faint mark for every seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from tars_trl.report.plots import COLORS, MARKERS
 
-    drawn = Figure(figsize=(7.5, 1.2 + 0.45 * len(rows)), dpi=100, layout="constrained")
-    FigureCanvasAgg(drawn)
-    axes = drawn.subplots()
+    figure = Figure(figsize=(7.5, 1.2 + 0.45 * len(rows)), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
     for place, row in enumerate(rows):
         for modality, shift in (("speech", 0.13), ("text", -0.13)):
             value, low, high = (getattr(row, modality + end) for end in ("", "_low", "_high"))
@@ -184,4 +190,4 @@ def figure(rows: Sequence[TableRow], measured: Mapping[str, Sequence[Measured]])
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    return drawn
+    return figure

@@ -1,31 +1,29 @@
-"""From a completion to the option it chose.
-
-Three extractors, which differ in what they forgive:
+"""From a completion to the option it chose. Two rules, which differ in what they forgive:
 
     strict      the `<answer>` element names a letter or the exact text of an option; everything else is no choice.
                 This is what training rewards.
     voicebench  the multiple-choice rule of VoiceBench, for figures that can be compared with its leaderboard: looks
                 for phrases such as "the answer is b" or " b." anywhere, letters A to D. It is fed with the answer text.
-    xfinder     xFinder, a small extraction model (`XFinder`); the paper's choice. It is fed with the whole completion.
 
-Nothing is guessed unless `voicebench` is asked to, and then from a seed.
+(The paper's extractor is a model: `tars_trl.evaluation.xfinder`.) Nothing is guessed unless voicebench is asked to, and
+then from a seed. Completions may be of any length and hold anything: what is read here takes time linear in it.
 """
 
 import random
 import re
 from collections.abc import Sequence
 
-ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-CHOICE = re.compile(r"(?:the\s+answer\s+is\s*:?\s*)?[\(\[]?([a-z])[\)\]]?\s*[.!]?", re.IGNORECASE)
-FORMAT = re.compile(
-    r"\s*<think>(?:(?!</?think>|</?answer>).)+</think>\s*"
-    r"<answer>\s*The answer is [\(\[]?[A-Z][\)\]]?\.?\s*</answer>\s*",
-    re.DOTALL,
-)
+Completion = str | list[dict[str, str]]
+"""Plain text, or the turns of a conversation."""
+
+OPEN, CLOSE = "<answer>", "</answer>"
+CHOICE = re.compile(r"(?:the answer is ?:? ?)?[(\[]?([a-z])[)\]]? ?[.!]?", re.IGNORECASE)
+SENTENCE = re.compile(r"\s*The answer is [(\[]?[A-Z][)\]]?\.?\s*")
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .!")
+def completion_text(completion: Completion) -> str:
+    """The text of a completion, whether it is plain text or a conversation."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def extract_strict(completion: str, options: list[str] | None = None) -> int | None:
@@ -39,32 +37,49 @@ def extract_strict(completion: str, options: list[str] | None = None) -> int | N
         completion: the whole completion.
         options: texts of the options; without them any letter from A to Z counts and texts are not matched.
     """
-    # What is thought aloud is no answer: only what follows the last </think> counts.
-    answers = {_choice(answer, options) for answer in ANSWER.findall(completion.rpartition("</think>")[2])}
-    return answers.pop() if len(answers) == 1 else None
+    texts = None if options is None else [_plain(option) for option in options]
+    choices = {_choice(answer, texts) for answer in set(_answers(completion))}
+    return choices.pop() if len(choices) == 1 else None
 
 
-def _choice(answer: str, options: list[str] | None) -> int | None:
-    match = CHOICE.fullmatch(answer.strip())
+def _answers(completion: str) -> list[str]:
+    """What stands in the `<answer>` elements behind the last `</think>`: what is thought aloud is no answer."""
+    answers, place = [], completion.rfind("</think>") + 1
+    while (start := completion.find(OPEN, place)) >= 0 and (end := completion.find(CLOSE, start)) >= 0:
+        answers.append(completion[start + len(OPEN) : end])
+        place = end + len(CLOSE)
+    return answers
+
+
+def _choice(answer: str, texts: list[str] | None) -> int | None:
+    match = CHOICE.fullmatch(" ".join(answer.split()))
     if match is not None and match[1].isascii():  # ignoring case, [a-z] also matches the Kelvin sign
         index = ord(match[1].upper()) - ord("A")
-        if options is None or index < len(options):
+        if texts is None or index < len(texts):
             return index
-    texts = [_plain(option) for option in options or []]
     said = _plain(answer).removeprefix("the answer is").strip(" :")
-    return texts.index(said) if said and texts.count(said) == 1 else None
+    return texts.index(said) if texts and said and texts.count(said) == 1 else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .!")
 
 
 def is_well_formed(completion: str) -> bool:
     """Whether the completion is exactly `<think>…</think><answer>The answer is X.</answer>` (paper: R_fmt)."""
-    return FORMAT.fullmatch(completion) is not None
+    if any(completion.count(tag) != 1 for tag in ("<think>", "</think>", OPEN, CLOSE)):
+        return False
+    before, _, rest = completion.partition("<think>")
+    thought, _, rest = rest.partition("</think>")
+    between, _, rest = rest.partition(OPEN)
+    said, _, after = rest.partition(CLOSE)  # in another order nothing is left to be said
+    return thought != "" and not (before + between + after).strip() and SENTENCE.fullmatch(said) is not None
 
 
 def answer_text(completion: str) -> str:
     """What a completion gives as its answer: the last `<answer>` element, else all that follows the last `</think>`."""
-    spoken = completion.rpartition("</think>")[2]
-    elements = ANSWER.findall(spoken)
-    return (elements[-1] if elements else spoken).strip()
+    answers = _answers(completion)
+    return (answers[-1] if answers else completion.rpartition("</think>")[2]).strip()
 
 
 # ---- VoiceBench ----------------------------------------------------------------------------------------------------
@@ -139,14 +154,3 @@ def extract_voicebench(completion: str, options: list[str] | None = None) -> int
 def voicebench_guess(key: str, options: Sequence[str], seed: int) -> int:
     """The random choice that VoiceBench makes where it reads nothing; here it depends on the seed and the question."""
     return random.Random(f"{seed}/{key}").randrange(min(len(options), len(_VOICEBENCH_LETTERS)))
-
-
-# ---- xFinder -------------------------------------------------------------------------------------------------------
-
-
-Completion = str | list[dict[str, str]]
-
-
-def completion_text(completion: Completion) -> str:
-    """The text of a completion, whether it is plain text or a conversation."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]

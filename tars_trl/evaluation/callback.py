@@ -29,7 +29,7 @@ class EvaluationCallback(TrainerCallback):
         rows: questions in the schema of `tars_trl.data`, audio undecoded; processes share them.
         steps: measure every so many optimizer steps, and before the first and after the last one.
         batch_size: questions in a forward pass, per process.
-        max_new_tokens: most tokens of a completion; None for the trainer's `max_completion_length`.
+        max_completion_length: most tokens of a completion; None for the trainer's `max_completion_length`.
 
     Raises:
         ValueError: no rows, `steps` below 1, or parameters spread over processes (FSDP, DeepSpeed ZeRO-3): every call
@@ -46,7 +46,7 @@ class EvaluationCallback(TrainerCallback):
         steps: int = 50,
         *,
         batch_size: int = 16,
-        max_new_tokens: int | None = None,
+        max_completion_length: int | None = None,
     ):
         if len(rows) == 0 or steps < 1:
             raise ValueError(f"{len(rows)} rows every {steps} steps: nothing would be measured. Give some of both.")
@@ -62,7 +62,7 @@ class EvaluationCallback(TrainerCallback):
         self.rows = rows
         self.steps = steps
         self.batch_size = batch_size
-        self.max_new_tokens = max_new_tokens or trainer.args.max_completion_length
+        self.max_completion_length = max_completion_length or trainer.args.max_completion_length
         self._measured_at = -1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -107,7 +107,7 @@ class EvaluationCallback(TrainerCallback):
                 mine,
                 modality,
                 batch_size=self.batch_size,
-                max_new_tokens=self.max_new_tokens,
+                max_completion_length=self.max_completion_length,
                 seed=args.seed,
             )
             answers = []

@@ -13,10 +13,10 @@ from typing import Any
 
 from ..data import build_prompt
 from ..data.prompts import written_prompt
+from ..errors import SettingError
 from ..sampling.complete import complete
 from ..speaking.recognition import Transcriber
-from .tasks.base import CLIP
-from .tasks.librispeech import INSTRUCTION, SYSTEM
+from .tasks import CLIP, TRANSCRIBE, TRANSCRIBER
 
 
 def with_transcript(row: dict[str, Any], transcript: str) -> dict[str, Any]:
@@ -31,29 +31,32 @@ def read_transcripts(path: str, keys: Sequence[str]) -> dict[str, str]:
     """Transcripts by row key, from lines `{"key": …, "transcript": …}` or from one JSON object `{key: transcript}`.
 
     Raises:
-        ValueError: lines that hold something else, or rows without a transcript; the first 20 keys are named.
+        SettingError: no such file, lines that hold something else, or rows without a transcript (the first 20 are
+            named).
     """
     file = Path(path).expanduser()
     try:
         if file.suffix == ".jsonl":
             lines = [json.loads(line) for line in file.read_bytes().split(b"\n") if line.strip()]
-            found = {line["key"]: line["transcript"] for line in lines}
+            transcripts = {line["key"]: line["transcript"] for line in lines}
         else:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            transcripts = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"transcripts={path}: it cannot be read, {error.strerror}. Correct the path.") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise SettingError(
             f"transcripts={path}: not a table of transcripts, {error!r}. Write lines "
             '{"key": "…", "transcript": "…"} in a .jsonl, or one object {"key": "transcript", …} in a .json file.'
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise ValueError(f"transcripts={path}: a transcript is no text. Write one text for each key.")
-    missing = [key for key in keys if key not in found]
+    if not isinstance(transcripts, dict) or not all(isinstance(text, str) for text in transcripts.values()):
+        raise SettingError(f"transcripts={path}: a transcript is no text. Write one text for each key.")
+    missing = [key for key in keys if key not in transcripts]
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"transcripts={path}: {len(missing)} of {len(keys)} rows have none, such as {missing[:20]}. Add them, or "
             "transcribe with asr_model instead."
         )
-    return found
+    return transcripts
 
 
 def from_table(transcripts: dict[str, str]) -> Transcriber:
@@ -61,13 +64,15 @@ def from_table(transcripts: dict[str, str]) -> Transcriber:
     return lambda rows: [transcripts[row["key"]] for row in rows]
 
 
-def from_itself(model: Any, processor: Any, max_new_tokens: int, batch_size: int) -> Transcriber:
+def from_itself(model: Any, processor: Any, max_completion_length: int, batch_size: int) -> Transcriber:
     """Lets the speech LLM transcribe, greedily, with the prompt of the LibriSpeech task."""
-    prompt = build_prompt(CLIP, SYSTEM, INSTRUCTION)
+    prompt = build_prompt(CLIP, TRANSCRIBER, TRANSCRIBE)
 
     def transcribe(rows: Sequence[dict[str, Any]]) -> list[str]:
         asked = [{**row, "prompt": prompt} for row in rows]
-        done = complete(model, processor, asked, "speech", batch_size=batch_size, max_new_tokens=max_new_tokens)
+        done = complete(
+            model, processor, asked, "speech", batch_size=batch_size, max_completion_length=max_completion_length
+        )
         return [completion.text.strip() for completion in done]
 
     return transcribe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ..data.journal import rows_digest, sha256
 from ..models.loading import identity
 from .cascade import read_transcripts
 from .settings import EvaluationSettings
-from .tasks import LoadOptions, Task, task_named
+from .tasks import Prompting, Task, read_task, split_of
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,16 @@ class Job:
     """One task in one modality."""
 
     task: Task
-    source: str
-    """Where its rows come from: a hub id or a path."""
     modality: str
     rows: Dataset
     numbers: list[int]
-    """Place of each row in the whole split."""
+    """Place of each row among those of the task's splits."""
     original: int
-    """Rows of the whole split."""
+    """Rows of the whole splits."""
     described: dict[str, Any]
     """All that the completions depend on."""
+    source: dict[str, Any]
+    """Where the rows come from: `dataset_path`, `test_split` and `dataset_revision`, the commit of the hub."""
 
     @property
     def name(self) -> str:
@@ -44,34 +45,33 @@ class Job:
         return sha256(self.described)[:16]
 
 
-def make_jobs(name: str, settings: EvaluationSettings, weights: dict[str, Any]) -> list[Job]:
-    """The jobs of one task, a job a modality, over the same rows."""
-    task, source = task_named(name)
+def make_jobs(task: Task, settings: EvaluationSettings, weights: Mapping[str, Any]) -> list[Job]:
+    """The jobs of one task, a job a modality, over the same rows.
+
+    Args:
+        weights: what identifies the model and its adapter.
+
+    Raises:
+        QuestionError, AudioError: rows or clips that cannot be used.
+    """
     heard = any(modality != "text" for modality in settings.modalities)
-    rows = task.rows(
-        LoadOptions(
-            source=source,
-            splits=tuple(settings.split) or task.splits,
-            system_prompt=settings.system_prompt,
-            instruction=settings.instruction,
-            audio_required=heard,
-            revision=None,
-        )
-    )
+    splits = settings.split or task.splits or (split_of(task.source),)
+    rows, commit = read_task(task, splits, Prompting(settings.system_prompt, settings.instruction, heard))
     original = len(rows)
-    numbers = drawn(original, settings.limit, settings.seed)
+    numbers = draw_numbers(original, settings.limit, settings.seed)
     rows = rows.select(numbers)
-    keys = rows["key"][:]
-    if len(set(keys)) != len(keys):
-        twice = sorted({key for key in keys if keys.count(key) > 1})[:20]
-        raise ValueError(f"tasks={name!r}: several rows have the keys {twice}. Give every row a key of its own.")
     if heard:
-        place = dict(zip(keys, numbers, strict=True))
+        place = dict(zip(rows["key"][:], numbers, strict=True))
         rows = check_audio(rows, max_seconds=settings.max_audio_seconds, on_error=settings.on_bad_audio)
         numbers = [place[key] for key in rows["key"][:]]
+    path = Path(task.source)
+    here = path.is_absolute() and path.is_relative_to(Path.cwd())
+    source = {
+        "dataset_path": str(path.relative_to(Path.cwd())) if here else task.source,
+        "test_split": ",".join(splits),
+        "dataset_revision": commit,
+    }
     digests = {with_audio: rows_digest(rows, with_audio) for with_audio in {m != "text" for m in settings.modalities}}
-    here = Path(source).is_absolute() and Path(source).is_relative_to(Path.cwd())
-    shown = str(Path(source).relative_to(Path.cwd())) if here else source
     jobs = []
     for modality in settings.modalities:
         described: dict[str, Any] = {
@@ -79,9 +79,10 @@ def make_jobs(name: str, settings: EvaluationSettings, weights: dict[str, Any]) 
             "version": task.version,
             "modality": modality,
             "rows": digests[modality != "text"],
-            "weights": weights,
+            "weights": dict(weights),
             "dtype": settings.dtype,
-            "generation": {**settings.generation, "max_new_tokens": settings.max_new_tokens},
+            "attn_implementation": settings.attn_implementation,
+            "generation": {**settings.generation, "max_new_tokens": settings.max_completion_length},
             "seed": settings.seed if settings.temperature > 0 else None,
         }
         if modality == "cascade":
@@ -89,11 +90,11 @@ def make_jobs(name: str, settings: EvaluationSettings, weights: dict[str, Any]) 
                 described["transcripts"] = sha256(read_transcripts(settings.transcripts, rows["key"][:]))
             else:
                 described["transcripts"] = identity(settings.asr_model or "")
-        jobs.append(Job(task, shown, modality, rows, numbers, original, described))
+        jobs.append(Job(task, modality, rows, numbers, original, described, source))
     return jobs
 
 
-def drawn(total: int, limit: float | None, seed: int) -> list[int]:
+def draw_numbers(total: int, limit: float | None, seed: int) -> list[int]:
     """Places of the rows to use, in order: all, or `limit` of them (a share of them if below 1) drawn with `seed`."""
     if limit is None:
         return list(range(total))

@@ -1,10 +1,12 @@
-"""Result files in lm-evaluation-harness's layout and keys, so that other tools read them.
+"""Result files in lm-evaluation-harness's layout and keys, so that other tools read them; and what is read from them.
 
     OUT/<model>/results_<date>.json                       results, configs, versions, n-samples, config, …
     OUT/<model>/samples_<task>_<modality>_<date>.jsonl    one line a question
     OUT/<model>/completions/…                             raw completions, appended as they come: what a resume reads
 
 A task in one modality is a task of its own there (`demo_speech`, `demo_text`), both in a group with the gap (`demo`).
+Beside the harness's keys, `pairs` has a `metrics.PairedResult` of each task that was asked in both forms, `averages`
+one of all of them. The report, comparisons and cards read these files and no others.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.journal import Line
+from ..errors import NotLoggedError, QuestionError
 from .metrics import bootstrap_interval, mcnemar, standard_error
 
 
@@ -27,12 +30,6 @@ def sanitized(model_name: str) -> str:
 def date_id() -> str:
     """Now, as lm-evaluation-harness puts it into file names; without an underscore, which separates their parts."""
     return datetime.now().isoformat().replace(":", "-")
-
-
-# ---- Completions: what a resume reads ------------------------------------------------------------------------------
-
-
-# ---- Result files --------------------------------------------------------------------------------------------------
 
 
 def write_results(folder: Path, results: dict[str, Any], samples: dict[str, list[Line]], date: str) -> Path:
@@ -51,46 +48,7 @@ def write_results(folder: Path, results: dict[str, Any], samples: dict[str, list
     return path
 
 
-def results_file(path: str | Path) -> Path:
-    """A results file, or the latest one in a folder (the model's, or one above it).
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    path = Path(path).expanduser()
-    if path.is_file():
-        return path
-    found = sorted([*path.glob("results_*.json"), *path.glob("*/results_*.json")], key=lambda file: file.name)
-    if not found:
-        raise FileNotFoundError(f"{path}: no results_*.json in it. Give a results file or the folder of an evaluation.")
-    return found[-1]
-
-
-def read_results(path: str | Path) -> dict[str, Any]:
-    """The content of a results file, or of the latest one in a folder."""
-    return json.loads(results_file(path).read_text(encoding="utf-8"))
-
-
-def read_samples(path: str | Path) -> dict[str, list[Line]]:
-    """Lines of the samples files that belong to a results file (or the latest one in a folder), by task.
-
-    Raises:
-        FileNotFoundError: it was written without samples.
-    """
-    file = results_file(path)
-    date = file.stem.removeprefix("results_")
-    found = {}
-    for samples in sorted(file.parent.glob(f"samples_*_{date}.jsonl")):
-        task = samples.name.removeprefix("samples_").removesuffix(f"_{date}.jsonl")
-        found[task] = [json.loads(line) for line in samples.read_bytes().split(b"\n") if line]
-    if not found:
-        raise FileNotFoundError(
-            f"{file}: there are no samples files beside it. Repeat the evaluation with --log_samples."
-        )
-    return found
-
-
-def finished_file(folder: Path, fingerprint: str) -> Path | None:
+def find_results(folder: Path, fingerprint: str) -> Path | None:
     """The latest results file of exactly this evaluation, if it is finished."""
     for path in sorted(folder.glob("results_*.json"), reverse=True):
         try:
@@ -101,10 +59,85 @@ def finished_file(folder: Path, fingerprint: str) -> Path | None:
     return None
 
 
-# ---- Comparing two evaluations -------------------------------------------------------------------------------------
+def results_file(path: str | Path) -> Path:
+    """A results file, or the latest one in a folder (the model's, or one above it).
+
+    Raises:
+        NotLoggedError: there is none, or there are those of several models.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    files = sorted([*path.glob("results_*.json"), *path.glob("*/results_*.json")], key=lambda file: file.name)
+    if not files:
+        what = "no results_*.json in it" if path.is_dir() else "there is no such file or folder"
+        raise NotLoggedError(f"{path}: {what}. Give a results file or the folder of an evaluation.")
+    folders = sorted({str(file.parent) for file in files})
+    if len(folders) > 1:
+        raise NotLoggedError(
+            f"{path} holds the results of several models, and one is read. Give one of {', '.join(folders)}."
+        )
+    return files[-1]
 
 
-def compare(first: str | Path, second: str | Path, seed: int = 0) -> dict[str, dict[str, Any]]:
+def read_results(path: str | Path) -> dict[str, Any]:
+    """The content of a results file, or of the latest one in a folder.
+
+    Raises:
+        NotLoggedError: there is none, or it is no results file.
+    """
+    file = results_file(path)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
+        raise NotLoggedError(f"{file} is no results file of an evaluation. Give one, or the folder of an evaluation.")
+    return content
+
+
+def read_samples(path: str | Path) -> dict[str, list[Line]]:
+    """Lines of the samples files that belong to a results file (or the latest one in a folder), by task.
+
+    Raises:
+        NotLoggedError: it was written without samples.
+    """
+    file = results_file(path)
+    date = file.stem.removeprefix("results_")
+    samples = {}
+    for lines in sorted(file.parent.glob(f"samples_*_{date}.jsonl")):
+        task = lines.name.removeprefix("samples_").removesuffix(f"_{date}.jsonl")
+        samples[task] = [json.loads(line) for line in lines.read_bytes().split(b"\n") if line]
+    if not samples:
+        raise NotLoggedError(
+            f"{file}: there are no samples files beside it. Repeat the evaluation with --log_samples true."
+        )
+    return samples
+
+
+def read_pair(path: str | Path) -> dict[str, Any]:
+    """The figures of one model in both modalities, a `metrics.PairedResult`: of several tasks those of their average.
+
+    Args:
+        path: a results file or its folder.
+
+    Raises:
+        NotLoggedError: there is no result in both modalities, or there are several.
+    """
+    content = read_results(path)
+    pairs = content.get("averages") or content.get("pairs") or {}
+    if len(pairs) != 1:
+        raise NotLoggedError(
+            f"{results_file(path)} holds {len(pairs)} results in both modalities ({', '.join(pairs)}), where one is "
+            "read. Give an evaluation with --modality both."
+        )
+    return dict(next(iter(pairs.values())))
+
+
+# ---- Two evaluations -----------------------------------------------------------------------------------------------
+
+
+def paired_difference(first: str | Path, second: str | Path, seed: int = 0) -> dict[str, dict[str, Any]]:
     """The same questions in two evaluations: accuracies, their difference (second minus first) and McNemar's test.
 
     Args:
@@ -117,29 +150,30 @@ def compare(first: str | Path, second: str | Path, seed: int = 0) -> dict[str, d
         `only_in_one` being how many questions of the task were left out.
 
     Raises:
-        ValueError: no question is in both, none of their tasks has accuracies, or one key means two questions. (System
-            prompt and instruction are no part of a question: they may be what is compared.)
+        QuestionError: no question is in both, none of their tasks has accuracies, or one key means two questions.
+            (System prompt and instruction are no part of a question: they may be what differs.)
     """
-    lines = [
-        {task: {line["key"]: line for line in part if "acc" in line} for task, part in read_samples(path).items()}
+    sides = [
+        {task: {line["key"]: line for line in lines if "acc" in line} for task, lines in read_samples(path).items()}
         for path in (first, second)
     ]
     table = {}
-    for task in lines[0].keys() & lines[1].keys():
-        keys = sorted(lines[0][task].keys() & lines[1][task].keys())
+    for task in sorted(sides[0].keys() & sides[1].keys()):
+        ours, theirs = sides[0][task], sides[1][task]
+        keys = sorted(ours.keys() & theirs.keys())
         if not keys:
             continue
-        other = [key for key in keys if _question(lines[0][task][key]) != _question(lines[1][task][key])]
+        other = [key for key in keys if _question(ours[key]) != _question(theirs[key])]
         if other:
-            raise ValueError(
+            raise QuestionError(
                 f"{first} and {second}, {task}: {len(other)} of {len(keys)} keys, such as {other[0]!r}, stand for "
                 "different questions, so their answers are no pairs. Compare evaluations of the same data."
             )
-        a, b = ([side[task][key]["acc"] for key in keys] for side in lines)
+        a, b = ([side[key]["acc"] for key in keys] for side in (ours, theirs))
         differences = [y - x for x, y in zip(a, b, strict=True)]
         table[task] = {
             "questions": len(keys),
-            "only_in_one": len(lines[0][task].keys() ^ lines[1][task].keys()),
+            "only_in_one": len(ours.keys() ^ theirs.keys()),
             "first": sum(a) / len(keys),
             "second": sum(b) / len(keys),
             "difference": sum(differences) / len(keys),
@@ -148,16 +182,16 @@ def compare(first: str | Path, second: str | Path, seed: int = 0) -> dict[str, d
             "mcnemar": mcnemar([x == 1 for x in a], [x == 1 for x in b]),
         }
     if not table:
-        raise ValueError(
-            f"{first} has {sorted(lines[0])} and {second} has {sorted(lines[1])}: no question was answered in both. "
+        raise QuestionError(
+            f"{first} has {sorted(sides[0])} and {second} has {sorted(sides[1])}: no question was answered in both. "
             "Compare evaluations of the same tasks and modalities."
         )
-    return dict(sorted(table.items()))
+    return table
 
 
 def _question(line: Line) -> list[Any]:
     """What a sample asks and what is right; other columns, and what else stands in the prompt, may differ."""
     doc = line["doc"]
-    said = doc["prompt"][-1]["content"]
-    said = said if isinstance(said, str) else said[0].get("text")
-    return [said, *(doc.get(name) for name in ("question", "options", "answer_index", "reference"))]
+    content = doc["prompt"][-1]["content"]
+    asked = content if isinstance(content, str) else content[0].get("text")
+    return [asked, *(doc.get(name) for name in ("question", "options", "answer_index", "reference"))]

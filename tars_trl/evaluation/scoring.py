@@ -50,19 +50,19 @@ def score_choices(
     Returns:
         N samples with `extracted` {extractor: index or None}, `failed` {extractor: whether nothing was found}, `acc`.
     """
-    found: dict[str, list[int | None]] = {}
+    choices: dict[str, list[int | None]] = {}
     for name in extractors:
         if name == "xfinder":
             assert xfinder is not None
-            found[name] = xfinder(
+            choices[name] = xfinder(
                 [row["question"] for row in rows], list(texts), [row["options"] for row in rows], on_batch
             )
         else:
             rule = extract_strict if name == "strict" else extract_voicebench
-            found[name] = [rule(text, row["options"]) for row, text in zip(rows, texts, strict=True)]
+            choices[name] = [rule(text, row["options"]) for row, text in zip(rows, texts, strict=True)]
     samples = []
     for number, row in enumerate(rows):
-        extracted = {name: found[name][number] for name in extractors}
+        extracted = {name: choices[name][number] for name in extractors}
         failed = {name: index is None for name, index in extracted.items()}
         if guess and extracted.get("voicebench", 0) is None:
             extracted["voicebench"] = voicebench_guess(row["key"], row["options"], seed)
@@ -156,32 +156,26 @@ def pair_metrics(
     """The gap between a heard form (speech or a cascade) and the written form of the same questions.
 
     Returns:
-        `paired_result`'s figures, bootstrap intervals of gap and MRR, McNemar's test ("only_first": the heard form),
-        and the gap by domain.
+        `paired_result`'s figures, McNemar's test ("only_first": the heard form) and the gap by domain.
     """
     heard, read = ([bool(sample["acc"]) for sample in samples] for samples in (first, text))
-    result: dict[str, Any] = dict(paired_result(heard, read, reference_accuracy))
-    columns = [[float(value) for value in heard], [float(value) for value in read]]
-    result["gap_bootstrap"] = bootstrap_interval(columns, lambda h, r: r - h, seed=seed)
-    fixed = None if reference_accuracy is None else reference_accuracy / 100
-    result["mrr_interval"] = bootstrap_interval(
-        columns, lambda h, r: 100 * h / (r if fixed is None else fixed), seed=seed
-    )
-    result["mcnemar"] = mcnemar(heard, read)
     tables = domain_table(first), domain_table(text)
-    result["gap_by_domain"] = {name: tables[1][name]["acc"] - tables[0][name]["acc"] for name in tables[0]}
-    return result
+    return {
+        **paired_result(heard, read, reference_accuracy, seed),
+        "mcnemar": mcnemar(heard, read),
+        "gap_by_domain": {name: tables[1][name]["acc"] - tables[0][name]["acc"] for name in tables[0]},
+    }
 
 
 def pair_group(pair: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of `pair_metrics` that are numbers, under lm-evaluation-harness's keys; MRR in percent."""
-    half = (pair["gap_interval"][1] - pair["gap_interval"][0]) / 2
+    """The figures of `pair_metrics` that are numbers, under lm-evaluation-harness's keys; rates in percent."""
+    low, high = pair["gap_interval"]
     group = {
         "gap,none": pair["gap"],
-        "gap_stderr,none": half / 1.96,
+        "gap_stderr,none": (high - low) / 2 / 1.96,  # half of a 95 % interval is 1.96 standard errors
         "mcnemar_p,none": pair["mcnemar"]["p_value"],
     }
-    return group | ({"mrr,none": pair["mrr"]} if pair["mrr"] is not None else {})
+    return group | {f"{name},none": pair[name] for name in ("recovery", "mrr") if pair[name] is not None}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -13,16 +13,30 @@ from ..data.prompts import spoken_prompt, written_prompt
 from .cascade import with_transcript
 from .jobs import Job
 from .metrics import average_result
-from .scoring import domain_table, pair_group, pair_metrics, score_choices, score_texts, score_transcripts, task_metrics
+from .scoring import (
+    Sample,
+    domain_table,
+    pair_group,
+    pair_metrics,
+    score_choices,
+    score_texts,
+    score_transcripts,
+    task_metrics,
+)
 from .settings import EvaluationSettings
 from .xfinder import XFinder
 
 
-def scored(job: Job, lines: Sequence[Line], settings: EvaluationSettings, device: Any = "cpu") -> list[dict[str, Any]]:
-    """The samples of a job: lm-evaluation-harness's keys, ours beside them."""
+def score_job(job: Job, lines: Sequence[Line], settings: EvaluationSettings, device: Any = "cpu") -> list[Sample]:
+    """The samples of a job: lm-evaluation-harness's keys, ours beside them.
+
+    Args:
+        lines: what `run.complete_job` returned.
+        device: of the extractor's model.
+    """
     rows: list[dict[str, Any]] = list(_without_audio(job.rows))
     texts = [line["text"] for line in lines]
-    scores: list[dict[str, Any]] = [{} for _ in rows]
+    scores: list[Sample] = [{} for _ in rows]
     if settings.predict_only:
         pass
     elif job.task.kind == "choice":
@@ -35,48 +49,49 @@ def scored(job: Job, lines: Sequence[Line], settings: EvaluationSettings, device
     if "cascade" in job.modality and not settings.predict_only:
         errors = score_transcripts(rows, [line["transcript"] for line in lines])
         scores = [score | error for score, error in zip(scores, errors, strict=True)]
-    decoding = {**settings.generation, "max_new_tokens": settings.max_new_tokens}
-    samples = []
-    for number, row, line, score in zip(job.numbers, rows, lines, scores, strict=True):
-        asked = with_transcript(row, line["transcript"]) if "transcript" in line else row
-        prompt = (spoken_prompt if job.modality == "speech" else written_prompt)(asked["prompt"])
-        target = _letter(row["answer_index"]) if job.task.kind == "choice" else str(row["reference"])
-        chosen = _letter(next(iter(score["extracted"].values()))) if "extracted" in score else line["text"]
-        text = json.dumps(prompt, ensure_ascii=False)
-        samples.append(
-            {
-                "doc_id": number,
-                "doc": row,
-                "target": target,
-                "arguments": {"gen_args_0": {"arg_0": text, "arg_1": decoding}},
-                "resps": [[line["text"]]],
-                "filtered_resps": [chosen],
-                "filter": "none",
-                "metrics": [name for name in ("acc", "wer") if name in score],
-                "doc_hash": sha256(row),
-                "prompt_hash": sha256(text),
-                "target_hash": sha256(target),
-                "key": row["key"],
-                "modality": job.modality,
-                "domain": row.get(job.task.domain) if job.task.domain else None,
-                "answer_index": row.get("answer_index"),
-            }
-            | {name: line[name] for name in ("tokens", "truncated", "transcript") if name in line}
-            | score
-        )
-    return samples
+    return [
+        _sample(job, number, row, line, score)
+        for number, row, line, score in zip(job.numbers, rows, lines, scores, strict=True)
+    ]
+
+
+def _sample(job: Job, number: int, row: dict[str, Any], line: Line, score: Sample) -> Sample:
+    asked = with_transcript(row, line["transcript"]) if "transcript" in line else row
+    prompt = (spoken_prompt if job.modality == "speech" else written_prompt)(asked["prompt"])
+    target = _letter(row["answer_index"]) if job.task.kind == "choice" else str(row["reference"])
+    chosen = _letter(next(iter(score["extracted"].values()))) if "extracted" in score else line["text"]
+    text = json.dumps(prompt, ensure_ascii=False)
+    return {
+        "doc_id": number,
+        "doc": row,
+        "target": target,
+        "arguments": {"gen_args_0": {"arg_0": text, "arg_1": job.described["generation"]}},
+        "resps": [[line["text"]]],
+        "filtered_resps": [chosen],
+        "filter": "none",
+        "metrics": [name for name in ("acc", "wer") if name in score],
+        "doc_hash": sha256(row),
+        "prompt_hash": sha256(text),
+        "target_hash": sha256(target),
+        "key": row["key"],
+        "modality": job.modality,
+        "domain": row.get(job.task.domain) if job.task.domain else None,
+        "answer_index": row.get("answer_index"),
+        **{name: line[name] for name in ("tokens", "truncated", "transcript") if name in line},
+        **score,
+    }
 
 
 def _without_audio(rows: Dataset) -> Dataset:
-    kept = [name for name, feature in rows.features.items() if not isinstance(feature, Audio)]
-    return rows.select_columns(kept).with_format(None)
+    names = [name for name, feature in rows.features.items() if not isinstance(feature, Audio)]
+    return rows.select_columns(names).with_format(None)
 
 
 def _letter(index: int | None) -> str:
     return "" if index is None else chr(ord("A") + index)
 
 
-def summary(jobs: Sequence[Job], samples: dict[str, list[dict[str, Any]]], settings: EvaluationSettings) -> dict:
+def summarize(jobs: Sequence[Job], samples: dict[str, list[Sample]], settings: EvaluationSettings) -> dict[str, Any]:
     """The parts of a results file that come from the samples."""
     parts = ["results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples"]
     content: dict[str, Any] = {name: {} for name in [*parts, "task_hashes", "pairs", "averages", "domains"]}
@@ -93,8 +108,7 @@ def summary(jobs: Sequence[Job], samples: dict[str, list[dict[str, Any]]], setti
         }
         content["configs"][job.name] = {
             "task": job.name,
-            "dataset_path": job.source,
-            "test_split": ",".join(settings.split or job.task.splits),
+            **job.source,
             "output_type": "generate_until",
             "generation_kwargs": job.described["generation"],
             "num_fewshot": 0,
@@ -119,11 +133,11 @@ def summary(jobs: Sequence[Job], samples: dict[str, list[dict[str, Any]]], setti
             content["domains"][job.name] = table
         content["group_subtasks"].setdefault(job.task.name, []).append(job.name)
     if not settings.predict_only:
-        _pair(content, samples, settings)
+        _add_pairs(content, samples, settings)
     return content
 
 
-def _pair(content: dict[str, Any], samples: dict[str, list[dict[str, Any]]], settings: EvaluationSettings) -> None:
+def _add_pairs(content: dict[str, Any], samples: dict[str, list[Sample]], settings: EvaluationSettings) -> None:
     """Add what comes from the same questions in two forms: `pairs`, `groups` and, over several tasks, `averages`."""
     forms: dict[str, list[str]] = {}  # tasks that were asked in a heard form and in writing
     for task, names in content["group_subtasks"].items():

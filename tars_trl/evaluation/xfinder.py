@@ -37,14 +37,14 @@ class XFinder:
             on_batch: called with the number of completions of each finished batch.
         """
         prompts = [xfinder_prompt(*row) for row in zip(questions, completions, options, strict=True)]
-        found: list[int | None] = []
+        choices: list[int | None] = []
         for start in range(0, len(prompts), self.batch_size):
             batch = prompts[start : start + self.batch_size]
             for reply, texts in zip(self._replies(batch), options[start : start + len(batch)], strict=True):
-                found.append(xfinder_choice(reply, texts))
+                choices.append(xfinder_choice(reply, texts))
             if on_batch is not None:
                 on_batch(len(batch))
-        return found
+        return choices
 
     def _replies(self, prompts: list[str]) -> list[str]:
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
@@ -56,7 +56,7 @@ class XFinder:
 
 
 def xfinder_prompt(question: str, completion: str, options: Sequence[str]) -> str:
-    """The prompt that xFinder-qwen1505 was trained with: a fixed interface, https://github.com/IAAR-Shanghai/xFinder."""
+    """The prompt that the model was trained with: a fixed interface, https://github.com/IAAR-Shanghai/xFinder."""
     answer_range = json.dumps([[chr(ord("A") + index), text] for index, text in enumerate(options)])
     return (
         "<|System|>:You are a help assistant tasked with extracting the precise key answer from given output "

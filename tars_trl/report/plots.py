@@ -3,10 +3,12 @@
 Every function returns a `matplotlib.figure.Figure` (not one of pyplot's, so nothing has to be closed); save it with
 `figure.savefig`. Colours are of Okabe and Ito's palette, which colour-blind readers tell apart. Marks of the twins
 differ in shape too, lines of runs and models in style.
-matplotlib is imported when the first figure is drawn.
+matplotlib is imported when the first figure is drawn; a command that draws at its end asks `check_matplotlib` at its
+start.
 """
 
 import functools
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -44,6 +46,18 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
+
+
+def check_matplotlib() -> None:
+    """See that figures can be drawn, before anything expensive is done.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError(
+            "Figures are drawn with matplotlib, which is not installed. Bring it with: pip install 'matplotlib>=3.8'"
+        )
 
 
 def _styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:

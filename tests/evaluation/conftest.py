@@ -5,10 +5,19 @@ import json
 import pytest
 from evaluate import main
 
+from tars_trl.evaluation import EvaluationSettings, evaluate
 from tars_trl.evaluation.results import read_results, read_samples, results_file
-from tars_trl.evaluation.run import evaluate
-from tars_trl.evaluation.settings import EvaluationSettings
 from tars_trl.settings import parse
+
+
+@pytest.fixture
+def arguments(model_folder, questions_folder, tmp_path) -> list[str]:
+    """The command line that most tests start from."""
+    return [
+        *("--model", model_folder, "--tasks", f"demo={questions_folder}", "--batch_size", "2"),
+        *("--max_completion_length", "6", "--use_cpu", "--log_samples"),
+        *("--output_dir", str(tmp_path / "out")),
+    ]
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def test_curve_is_logged_and_right(make_trainer, readable, tmp_path):
     saved = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     assert [line for line in saved if "eval_gap/accuracy_greedy" in line] == lines
     for modality in ("speech", "text"):
-        done = list(complete(trainer.model, trainer.processing_class, rows, modality, max_new_tokens=8))
+        done = list(complete(trainer.model, trainer.processing_class, rows, modality, max_completion_length=8))
         share = sum(readable(c.text) == row["answer_index"] for c, row in zip(done, rows, strict=True)) / 6
         assert lines[-1][f"eval_{modality}/accuracy_greedy"] == pytest.approx(share)
         assert lines[-1][f"eval_{modality}/tokens_greedy"] == pytest.approx(sum(c.tokens for c in done) / 6)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tars_trl.data import SYSTEM_PROMPT, build_prompt
+from tars_trl.errors import SettingError
 from tars_trl.evaluation.cascade import from_itself, read_transcripts, with_transcript
 from tars_trl.models.loading import load_speech_llm
 from tars_trl.speaking.recognition import from_asr
@@ -32,7 +33,9 @@ def test_transcripts_from_files(tmp_path):
     whole.write_text(json.dumps({"a": "one"}))
     assert read_transcripts(str(whole), ["a"]) == {"a": "one"}
     whole.write_text(json.dumps({"a": 1}))
-    with pytest.raises(ValueError, match="a transcript is no text"):
+    with pytest.raises(SettingError, match="it cannot be read, No such file.*Correct the path"):
+        read_transcripts(str(tmp_path / "herd.json"), ["a"])
+    with pytest.raises(SettingError, match="a transcript is no text"):
         read_transcripts(str(whole), ["a"])
 
 
@@ -59,7 +62,7 @@ def test_a_transformers_model_transcribes(tmp_path):
 def test_the_model_itself_transcribes(model_folder):
     """Asked for a transcript of the clip: the question's text is nowhere in what it is given."""
     model, processor = load_speech_llm(model_folder)
-    transcribe = from_itself(model, processor, max_new_tokens=5, batch_size=2)
+    transcribe = from_itself(model, processor, max_completion_length=5, batch_size=2)
     row = question(0)
     reworded = {**row, "prompt": build_prompt("Something else entirely", None)}
     louder = {**row, "audio": {"bytes": question(3)["audio"]["bytes"], "path": None}}

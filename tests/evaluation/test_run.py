@@ -12,9 +12,9 @@ from peft import LoraConfig, get_peft_model
 
 from tars_trl import load_questions
 from tars_trl.data import journal
-from tars_trl.errors import AudioError
+from tars_trl.errors import AudioError, NotLoggedError
 from tars_trl.evaluation import results
-from tars_trl.evaluation.jobs import drawn
+from tars_trl.evaluation.jobs import draw_numbers
 from tars_trl.models.loading import load_speech_llm
 from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
 from tars_trl.sampling.complete import complete
@@ -42,7 +42,7 @@ def test_completions_are_the_model_s_own(run, model_folder, questions_folder):
     rows = list(load_questions(questions_folder, "test"))
     for modality in ("speech", "text"):
         lines = samples[f"demo_{modality}"]
-        alone = complete(model, processor, rows, modality, batch_size=1, max_new_tokens=6)
+        alone = complete(model, processor, rows, modality, batch_size=1, max_completion_length=6)
         assert [line["resps"] for line in lines] == [[[done.text]] for done in alone]
         assert {line["tokens"] for line in lines} <= set(range(1, 7))
     assert samples["demo_speech"][0]["resps"] != samples["demo_text"][0]["resps"]
@@ -53,7 +53,7 @@ def test_a_checkpoint_s_own_decoding_does_not_leak_in(model_folder, questions_fo
     """Qwen's checkpoints bring a repetition penalty and a top_k; what the settings say is what decodes."""
     model, processor = load_speech_llm(model_folder)
     rows = list(load_questions(questions_folder, "test"))
-    options = {"max_new_tokens": 8, "batch_size": 3}
+    options = {"max_completion_length": 8, "batch_size": 3}
     plain = list(complete(model, processor, rows, "text", **options))
     model.generation_config.repetition_penalty = 5.0
     assert list(complete(model, processor, rows, "text", **options)) == plain
@@ -80,19 +80,21 @@ def test_an_adapter_is_measured_with_its_base_model(run, arguments, model_folder
 
 
 def test_limit_is_drawn_with_the_seed():
-    assert drawn(100, 10, 0) == drawn(100, 10, 0) == sorted(drawn(100, 10, 0)) != drawn(100, 10, 1)
-    assert len(drawn(100, 0.25, 0)) == 25 and drawn(5, 50, 0) == drawn(5, None, 0) == list(range(5))
+    ten = draw_numbers(100, 10, 0)
+    assert ten == draw_numbers(100, 10, 0) == sorted(ten) != draw_numbers(100, 10, 1)
+    assert len(draw_numbers(100, 0.25, 0)) == 25
+    assert draw_numbers(5, 50, 0) == draw_numbers(5, None, 0) == list(range(5))
 
 
 def test_limited_run_keeps_places(run):
     content, samples, _ = run("--limit", "3", "--seed", "4", "--modality", "text")
-    assert [line["doc_id"] for line in samples["demo_text"]] == drawn(6, 3, 4)
-    assert [line["key"] for line in samples["demo_text"]] == [f"q{number}" for number in drawn(6, 3, 4)]
+    assert [line["doc_id"] for line in samples["demo_text"]] == draw_numbers(6, 3, 4)
+    assert [line["key"] for line in samples["demo_text"]] == [f"q{number}" for number in draw_numbers(6, 3, 4)]
     assert content["n-samples"]["demo_text"] == {"original": 6, "effective": 3}
 
 
 def test_two_tasks_of_one_name_are_refused(run, questions_folder):
-    with pytest.raises(ValueError, match="two of them would both write"):
+    with pytest.raises(ValueError, match="two of them would both be called"):
         run("--tasks", f"demo={questions_folder},demo={questions_folder}")
 
 
@@ -125,7 +127,7 @@ def test_figures(run, canned):
     spoken = {0: right(0), 1: right(1), 2: wrong(2), 3: wrong(3), 4: "no tags", 5: "<think>endless…"}
     written = {0: right(0), 1: wrong(1), 2: right(2), 3: right(3), 4: right(4), 5: wrong(5)}
     canned({(f"q{n}", m): t for m, texts in (("speech", spoken), ("text", written)) for n, t in texts.items()})
-    content, samples, printed = run("--reference_accuracy", "80")
+    content, samples, printed = run("--reference_accuracy", "80", "--domain", "voice")
     speech, text = content["results"]["demo_speech"], content["results"]["demo_text"]
     assert speech["acc,none"] == pytest.approx(2 / 6) and text["acc,none"] == pytest.approx(4 / 6)
     assert speech["extraction_failure,none"] == pytest.approx(2 / 6) and text["extraction_failure,none"] == 0
@@ -133,16 +135,18 @@ def test_figures(run, canned):
     assert speech["mean_tokens,none"] == pytest.approx((5 * 4 + 3 + 2 + 0) / 6, abs=1.5)
     pair = content["pairs"]["demo"]
     assert pair["gap"] == pytest.approx(2 / 6) and content["groups"]["demo"]["gap,none"] == pytest.approx(2 / 6)
-    assert pair["mrr"] == pytest.approx(100 * (2 / 6) / 0.8) and pair["mrr_denominator"] == "80.00 (given)"
+    assert pair["mrr"] == pytest.approx(100 * (2 / 6) / 0.8) and pair["reference_accuracy"] == 80
+    assert pair["recovery"] == pytest.approx(50) and content["groups"]["demo"]["recovery,none"] == pytest.approx(50)
     assert pair["mcnemar"] == {"only_first": 1, "only_second": 3, "p_value": pytest.approx(0.625)}
-    assert pair["gap_bootstrap"][0] <= pair["gap"] <= pair["gap_bootstrap"][1]
+    assert pair["gap_interval"][0] < pair["gap"] < pair["gap_interval"][1]
     # Even questions have the domain high, odd ones low.
     third = pytest.approx(1 / 3)
     assert content["domains"]["demo_speech"]["high"] == {"n": 3, "acc": third, "acc_stderr": third}
     assert pair["gap_by_domain"] == {"high": pytest.approx(2 / 3), "low": 0}
     assert [line["acc"] for line in samples["demo_speech"]] == [1, 1, 0, 0, 0, 0]
     assert [line["filtered_resps"] for line in samples["demo_speech"]] == [["A"], ["B"], ["D"], ["A"], [""], [""]]
-    assert "gap 33.3 points" in printed and "of 80.00 (given)" in printed
+    assert "gap 33.3 points" in printed and "recovery 50.0 % of own text" in printed
+    assert "MRR 41.7 % of the base model's text (80.00 %)" in printed
 
 
 def test_a_reference_accuracy_is_of_the_average_over_tasks(run, canned, questions_folder, tmp_path):
@@ -152,13 +156,11 @@ def test_a_reference_accuracy_is_of_the_average_over_tasks(run, canned, question
     canned({(f"q{n}", m): right(n) for n in range(6) for m in ("speech", "text")[n > 2 :]})  # aloud the first three
     tasks = f"demo={questions_folder},{tmp_path / 'other'}"
     content, _, printed = run("--tasks", tasks, "--reference_accuracy", "80")
-    assert [pair["mrr_denominator"] for pair in content["pairs"].values()] == ["own text accuracy"] * 2
+    assert [pair["mrr"] for pair in content["pairs"].values()] == [None] * 2
     (average,) = content["averages"].values()
-    assert (
-        average["mrr"] == pytest.approx(100 * (0.5 + 1.0) / 2 / 0.8) and average["mrr_denominator"] == "80.00 (given)"
-    )
+    assert average["mrr"] == pytest.approx(100 * (0.5 + 1.0) / 2 / 0.8) and average["reference_accuracy"] == 80
     assert average["gap"] == pytest.approx(0.25) and average["questions"] == 8
-    assert "average of demo, other: gap 25.0 points" in printed and "MRR 93.8 % of 80.00 (given)" in printed
+    assert "average of demo, other: gap 25.0 points" in printed and "MRR 93.8 % of the base" in printed
 
 
 def test_extractors_side_by_side(run, canned):
@@ -177,7 +179,7 @@ def test_extractors_side_by_side(run, canned):
     assert guessed["demo_text"][2]["failed"] == {"voicebench": True, "strict": True}
 
 
-def test_xfinder_reads_whole_completions(run, canned, monkeypatch):
+def test_xfinder_reads_whole_completions(run, canned, monkeypatch, model_folder):
     seen = []
 
     class Finder:
@@ -190,8 +192,8 @@ def test_xfinder_reads_whole_completions(run, canned, monkeypatch):
 
     monkeypatch.setattr("tars_trl.evaluation.summary.XFinder", Finder)
     canned({("q0", "text"): "<think>hm</think> surely one"})
-    content, _, _ = run("--modality", "text", "--extractors", "xfinder", "--xfinder_model", "some/finder")
-    assert seen[:2] == ["some/finder", "<think>hm</think> surely one"]
+    content, _, _ = run("--modality", "text", "--extractors", "xfinder", "--xfinder_model", model_folder)
+    assert seen[:2] == [model_folder, "<think>hm</think> surely one"]
     assert content["results"]["demo_text"]["acc,xfinder"] == pytest.approx(2 / 6)  # q0 and q4 have A
 
 
@@ -288,14 +290,14 @@ def test_other_figures_cost_no_completions(run, canned):
     run("--extractors", "strict")
     asked = canned({})
     content, _, _ = run("--extractors", "strict,voicebench", "--reference_accuracy", "77.7")
-    assert not asked and content["pairs"]["demo"]["mrr_denominator"] == "77.70 (given)"
-    run("--max_new_tokens", "5", "--modality", "text")
+    assert not asked and content["pairs"]["demo"]["reference_accuracy"] == 77.7
+    run("--max_completion_length", "5", "--modality", "text")
     assert len(asked) == 6  # whatever changes completions does
 
 
 def test_an_interrupted_evaluation_goes_on(run, evaluated, monkeypatch, tmp_path):
     """Stopped in the middle of writing its third batch, then continued: what an unbroken run writes."""
-    _, unbroken, _ = run("--output_path", str(tmp_path / "unbroken"))
+    _, unbroken, _ = run("--output_dir", str(tmp_path / "unbroken"))
     append, calls = journal.append_lines, []
 
     def interrupted(path, lines):
@@ -314,17 +316,17 @@ def test_an_interrupted_evaluation_goes_on(run, evaluated, monkeypatch, tmp_path
         calls.append([line["key"] for line in lines])
         append(path, lines)
 
-    monkeypatch.setattr(results, "append_lines", recorded)
+    monkeypatch.setattr(journal, "append_lines", recorded)
     _, samples, _ = run()
     assert calls[:3] == [["q0", "q1"], ["q2", "q3"], ["q4", "q5"]]
-    assert calls[3] == ["q5"]  # the torn line alone is asked again, then the written questions
+    assert calls[3] == ["q4", "q5"]  # the batch of the torn line is asked again, then the written questions
     assert samples == unbroken
 
 
 @pytest.mark.slow
 def test_two_processes_share_the_rows(run, arguments, tmp_path):
-    """The same samples as one process writes, from half of the rows each."""
-    _, alone, _ = run("--output_path", str(tmp_path / "alone"))
+    """The same samples as one process writes, from the batches in turn."""
+    _, alone, _ = run("--output_dir", str(tmp_path / "alone"))
     # `accelerate launch --cpu` starts one process unless mpirun is there; torchrun starts several on any machine.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                "recipes/evaluate.py", *arguments]  # fmt: skip
@@ -334,29 +336,29 @@ def test_two_processes_share_the_rows(run, arguments, tmp_path):
     assert done.stdout.count("McNemar") == 1
     assert results.read_samples(tmp_path / "out") == alone
     assert results.read_results(tmp_path / "out")["config"]["processes"] == 2
-    files = sorted((tmp_path / "out").glob("*/completions/demo_speech_*.jsonl"))
-    assert [len(file.read_text().splitlines()) for file in files] == [3, 3]
+    files = sorted((tmp_path / "out").glob("*/completions/demo_speech.*.jsonl"))
+    assert [len(file.read_text().splitlines()) for file in files] == [4, 2]  # batches of two, whole
 
 
 # ---- Comparing -----------------------------------------------------------------------------------------------------
 
 
-def test_compare(run, canned, tmp_path, capsys):
+def test_paired_difference(run, canned, tmp_path, capsys):
     canned({(f"q{n}", "text"): wrong(n) for n in range(6)})
-    run("--modality", "text", "--output_path", str(tmp_path / "before"))
+    run("--modality", "text", "--output_dir", str(tmp_path / "before"))
     canned({(f"q{n}", "text"): right(n) for n in range(5)})
-    run("--modality", "text", "--output_path", str(tmp_path / "after"))
+    run("--modality", "text", "--output_dir", str(tmp_path / "after"))
     main(["--compare", str(tmp_path / "before"), str(tmp_path / "after")])
     assert "+83.3" in capsys.readouterr().out
-    row = results.compare(tmp_path / "before", tmp_path / "after")["demo_text"]
+    row = results.paired_difference(tmp_path / "before", tmp_path / "after")["demo_text"]
     assert (row["questions"], row["first"], row["second"]) == (6, 0, pytest.approx(5 / 6))
     assert row["mcnemar"] == {"only_first": 0, "only_second": 5, "p_value": pytest.approx(2 / 2**5)}
 
 
-def test_compare_pairs_the_same_questions_only(run, canned, tmp_path, capsys):
+def test_pairs_are_of_the_same_questions_only(run, canned, tmp_path, capsys):
     """Questions of one evaluation alone are counted; another prompt may be compared, another question may not."""
     canned({})
-    both = ("--modality", "text", "--output_path")
+    both = ("--modality", "text", "--output_dir")
     run(*both, str(tmp_path / "before"))
     run(*both, str(tmp_path / "prompted"), "--system_prompt", "Think.", "--instruction", "Answer.", "--limit", "4")
     main(["--compare", str(tmp_path / "before"), str(tmp_path / "prompted")])
@@ -368,17 +370,29 @@ def test_compare_pairs_the_same_questions_only(run, canned, tmp_path, capsys):
     data.to_parquet(tmp_path / "changed" / "test-00000-of-00001.parquet")
     run(*both, str(tmp_path / "after"), "--tasks", f"demo={tmp_path / 'changed'}")
     with pytest.raises(ValueError, match="demo_text: 1 of 6 keys, such as 'q3', stand for different questions"):
-        results.compare(tmp_path / "before", tmp_path / "after")
+        results.paired_difference(tmp_path / "before", tmp_path / "after")
 
 
-def test_compare_needs_common_questions(run, canned, tmp_path):
+def test_pairs_need_common_questions(run, canned, tmp_path):
     canned({})
-    run("--modality", "text", "--output_path", str(tmp_path / "text"))
-    run("--modality", "speech", "--output_path", str(tmp_path / "speech"))
+    run("--modality", "text", "--output_dir", str(tmp_path / "text"))
+    run("--modality", "speech", "--output_dir", str(tmp_path / "speech"))
     with pytest.raises(ValueError, match="no question was answered in both"):
-        results.compare(tmp_path / "text", tmp_path / "speech")
-    with pytest.raises(FileNotFoundError, match="no results_"):
-        results.compare(tmp_path / "nothing", tmp_path / "speech")
+        results.paired_difference(tmp_path / "text", tmp_path / "speech")
+    with pytest.raises(NotLoggedError, match="no such file or folder"):
+        results.paired_difference(tmp_path / "nothing", tmp_path / "speech")
+
+
+def test_a_folder_of_several_models_is_not_guessed_at(tmp_path):
+    for model in ("one", "two"):
+        results.write_results(tmp_path / model, {"results": {}, "pairs": {}}, {}, results.date_id())
+    with pytest.raises(NotLoggedError, match="holds the results of several models, and one is read. Give one of .*one"):
+        results.read_pair(tmp_path)
+    with pytest.raises(NotLoggedError, match="0 results in both modalities"):
+        results.read_pair(tmp_path / "one")
+    (tmp_path / "one.json").write_text('{"speech_accuracy": 1}')
+    with pytest.raises(NotLoggedError, match="one.json is no results file"):
+        results.read_pair(tmp_path / "one.json")
 
 
 # ---- Files ---------------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from datasets import Audio, Dataset
 
 from tars_trl.data import SYSTEM_PROMPT
 from tars_trl.data.prompts import spoken_prompt
-from tars_trl.errors import QuestionError
-from tars_trl.evaluation.tasks import TASKS, LoadOptions, task_named
-from tests.conftest import clip
+from tars_trl.errors import QuestionError, SettingError
+from tars_trl.evaluation.tasks import TASKS, Prompting, read_task, split_of, task_named, task_table
+from tests.conftest import ROOT, clip
 
 SOUND = {"bytes": clip(0.3), "path": None}
 VOICEBENCH = {
@@ -64,7 +64,7 @@ def hub(monkeypatch):
 
     def serve(row):
         def load_dataset(source, name=None, split=None, revision=None):
-            asked.append((source, name, split))
+            asked.append((source, name, split, revision))
             part = dict(row)
             if "question_id" in part:  # unique over the whole benchmark
                 part["question_id"] += len(asked)
@@ -76,17 +76,19 @@ def hub(monkeypatch):
     return serve
 
 
-def load(name, **options):
-    task, source = task_named(name)
-    return task, task.rows(LoadOptions(source=source, splits=options.pop("splits", task.splits), **options))
+def load(name, splits=None, domain=None, **prompting):
+    task = task_named(name, domain)
+    rows, _ = read_task(task, splits or task.splits or (split_of(task.source),), Prompting(**prompting))
+    return task, rows
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS if name != "demo"])
+@pytest.mark.parametrize("name", TASKS)
 def test_published_rows_become_askable(hub, name):
     asked = hub(PUBLISHED[name])
     task, rows = load(name)
     assert len(rows) == len(task.splits) == len(asked)
-    assert {source for source, _, _ in asked} == {task.source} and [split for *_, split in asked] == list(task.splits)
+    assert {source for source, *_ in asked} == {task.source}
+    assert [split for *_, split, _ in asked] == list(task.splits)
     row = rows[0]
     assert row["key"] and row["audio"]["bytes"] == SOUND["bytes"]
     assert spoken_prompt(row["prompt"])[-1]["content"][0] == {"type": "audio"}
@@ -95,13 +97,13 @@ def test_published_rows_become_askable(hub, name):
     else:
         assert row["reference"] in ("MISTER QUILTER", "Shakespeare")
     assert task.domain is None or row[task.domain]
-    assert task.changes.startswith(f"{task.version}:") or f"{task.version}:" in task.changes
+    assert task.changes.startswith(f"{task.version}:") and name in task_table()
 
 
 def test_voicebench_mmsu_has_12_domains_and_the_copies_keys(hub):
     asked = hub(PUBLISHED["voicebench_mmsu"])
     _, rows = load("voicebench_mmsu")
-    assert len(rows) == 12 and {name for _, name, _ in asked} == {"mmsu"}
+    assert len(rows) == 12 and {name for _, name, *_ in asked} == {"mmsu"}
     assert rows[0]["key"] == "ori_mmlu_8" and len(set(rows["key"])) == 12
     assert rows[0]["prompt"][0]["content"] == SYSTEM_PROMPT
     assert rows[0]["prompt"][1]["content"].endswith("A, B, C, or D.")  # VoiceBench speaks the request too
@@ -118,11 +120,11 @@ def test_a_recording_is_asked_about_in_writing(hub):
     with pytest.raises(QuestionError, match="row 'volume_1', answer_gt='medium'"):
         load("mmsu_paralinguistic")
     hub({"audio": SOUND})
-    with pytest.raises(QuestionError, match="MMSU has question, choice_a"):
+    with pytest.raises(QuestionError, match="mmsu_paralinguistic needs .*'choice_a'"):
         load("mmsu_paralinguistic")
 
 
-@pytest.mark.parametrize(("name", "missing"), [("librispeech", "audio and text"), ("sd_qa", "prompt and reference")])
+@pytest.mark.parametrize(("name", "missing"), [("librispeech", "text"), ("sd_qa", "prompt, reference")])
 def test_rows_of_another_kind_are_refused(hub, name, missing):
     hub({"audio": SOUND})
     with pytest.raises(QuestionError, match=missing):
@@ -146,9 +148,28 @@ def test_sd_qa_keeps_regions_apart(hub):
     assert rows["region"][:] == ["usa", "aus"] and rows["key"][:] == ["usa-000000", "aus-000000"]
 
 
-def test_demo_questions_are_there():
-    _, rows = load("demo")
+def test_own_questions_by_a_column():
+    task, rows = load(f"demo={ROOT / 'recipes' / 'demo' / 'questions'}", domain="voice")
+    assert task.name == "demo" and task.domain == "voice"
     assert len(rows) == 300 and len(set(rows["voice"])) > 1
+    with pytest.raises(QuestionError, match="domain='speaker' is no column of .*voice"):
+        load(str(ROOT / "recipes" / "demo" / "questions"), domain="speaker")
+
+
+def test_the_commit_that_was_read_is_known(hub, tmp_path, monkeypatch):
+    """`datasets` keeps what it read in a folder named after the commit, whatever is done to the columns afterwards."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    folder = tmp_path / "hlt-lab___voicebench" / "openbookqa" / "0.0.0" / commit
+    Dataset.from_list([VOICEBENCH]).cast_column("audio", Audio(decode=False)).save_to_disk(folder)
+    kept = datasets.load_from_disk(folder)
+    asked = hub(VOICEBENCH)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, revision, **__: asked.append(revision) or kept)
+    for text in ("voicebench_openbookqa=hlt-lab/voicebench@v2", "sd_qa=hlt-lab/voicebench@v2"):
+        task = task_named(text)
+        rows, found = read_task(task, ["test"], Prompting())
+        assert found == commit and len(rows) == 1
+    assert asked == ["v2", "v2"]
+    assert read_task(task_named(str(folder)), ["test"], Prompting())[1] is None  # a folder of one's own
 
 
 def test_the_only_split_of_a_folder_is_measured(tmp_path, caplog):
@@ -159,28 +180,55 @@ def test_the_only_split_of_a_folder_is_measured(tmp_path, caplog):
     (tmp_path / "mine" / "clip.wav").write_bytes(SOUND["bytes"])
     table.write_text(json.dumps(row))
     task, rows = load(str(tmp_path / "mine"))
-    assert task.splits == ("train",) and rows["question"][:] == ["One?"]
+    assert split_of(task.source) == "train" and rows["question"][:] == ["One?"]
     assert "mine has no split but 'train'" in caplog.text
 
     for folder, names in (("two", ("train", "validation")), ("tested", ("train", "test"))):
         (tmp_path / folder).mkdir()
         for name in names:
             Dataset.from_list([TARS | {"audio": None}]).to_parquet(tmp_path / folder / f"{name}.parquet")
-        assert task_named(str(tmp_path / folder))[0].splits == ("test",)
+        assert split_of(str(tmp_path / folder)) == "test"
     with pytest.raises(ValueError, match="Unknown split .test"):
         load(str(tmp_path / "two"))
     rows = Dataset.from_list([TARS | {"audio": None}])
     datasets.DatasetDict({"validation": rows}).save_to_disk(tmp_path / "saved")
-    assert task_named(str(tmp_path / "saved"))[0].splits == ("validation",)
-    assert task_named(str(table))[0].splits == ("test",)  # a file is one split, whatever its name
+    assert split_of(str(tmp_path / "saved")) == "validation"
+    assert split_of(str(table)) == "test"  # a file is one split, whatever its name
 
 
-def test_names(questions_folder, tmp_path):
-    task, source = task_named(f"tars_obqa={questions_folder}")
-    assert task is TASKS["tars_obqa"] and source == questions_folder
-    task, source = task_named(questions_folder)
-    assert (task.kind, source) == ("choice", questions_folder) and "/" not in task.name and task.name not in TASKS
-    with pytest.raises(
-        ValueError, match="tasks='voicebench_mmlu' is no task and no folder.*Use one of voicebench_mmsu"
-    ):
-        task_named("voicebench_mmlu")
+def test_names(questions_folder):
+    assert task_named("tars_obqa") is TASKS["tars_obqa"]
+    copy = task_named(f"tars_obqa={questions_folder}")
+    assert copy.source == questions_folder and copy.changes == TASKS["tars_obqa"].changes
+    elsewhere = task_named("voicebench_mmsu=me/mine@abc")
+    assert (elsewhere.source, elsewhere.revision, elsewhere.key) == ("me/mine", "abc", TASKS["voicebench_mmsu"].key)
+    own = task_named(questions_folder)
+    assert (own.kind, own.source, own.splits) == ("choice", questions_folder, ()) and own.name not in TASKS
+    assert "/" not in own.name and task_named(f"my sums={questions_folder}").name == "my_sums"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("voicebench_mmlu", "is no task. Did you mean voicebench_mmsu.*`--tasks list`"),
+        ("nothing", "is no task. `--tasks list`"),
+        ("recipes/demo/questoins", "there is no file or folder 'recipes/demo/questoins'. Correct the path"),
+        ("questions.jsonl", "there is no file or folder 'questions.jsonl'"),
+        ("demo=recipes/demo/questoins", "there is no file or folder 'recipes/demo/questoins'"),
+        ("tars_obqa=", "there is no file or folder"),
+    ],
+)
+def test_what_is_neither_task_nor_path(text, message):
+    with pytest.raises(SettingError, match=message):
+        task_named(text)
+
+
+def test_empty_tables_and_shared_keys_are_refused(tmp_path, monkeypatch):
+    same = Dataset.from_list([TARS | {"audio": None}] * 2)
+    same.to_parquet(tmp_path / "same.parquet")
+    with pytest.raises(QuestionError, match="ori_mmlu_1"):
+        load(str(tmp_path / "same.parquet"))
+    nothing = Dataset.from_dict({"audio": [], "text": []})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: nothing)
+    with pytest.raises(QuestionError, match="there are no rows"):
+        load("librispeech")

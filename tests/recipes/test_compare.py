@@ -12,15 +12,16 @@ import safetensors.torch
 import torch
 import yaml
 from compare import main
-from comparison.arms import METHODS, ComparisonSettings, plan
-from comparison.table import BASE, Measured, figure, markdown, mean_interval, table, write_csv
+from comparison.arms import METHODS, ComparisonSettings, plan_runs
+from comparison.table import BASE, Measured, make_rows, markdown, mean_interval, plot_arms, write_csv
 from evaluate import main as evaluate_main
 from peft import LoraConfig, get_peft_model
 from training import TrainingSettings
 
 from tars_trl import TARSGRPOConfig
+from tars_trl.errors import SettingError
 from tars_trl.evaluation.metrics import wilson_interval
-from tars_trl.evaluation.results import read_results, read_samples
+from tars_trl.evaluation.results import read_pair, read_samples
 from tars_trl.settings import parse, read_settings
 from tars_trl.supervised import SpeechDPOConfig, SpeechSFTConfig
 from tests.conftest import ROOT, questions
@@ -124,23 +125,23 @@ RUNS = {
 
 
 def test_figures_by_hand():
-    base, arm = table(RUNS)
+    base, arm = make_rows(RUNS)
     assert (base.seeds, base.speech, base.text, base.gap, base.minutes, base.speech_sd) == (1, 25, 75, 50, None, None)
     assert base.mrr == pytest.approx(100 / 3)
     assert (arm.seeds, arm.speech, arm.text, arm.gap, arm.minutes) == (2, 75, 87.5, 12.5, 2)
     assert arm.mrr == pytest.approx(100 * 75 / 75)  # over the base's text accuracy, not its own
     assert arm.speech_sd == pytest.approx(50 / 2**0.5)
-    assert table({"arm": RUNS["arm"]})[0].mrr == pytest.approx((50 / 1 + 100 / 0.75) / 2)  # no base: its own
+    assert make_rows({BASE: [Measured([T], [F])]})[0].mrr is None  # a base that reads nothing rightly
 
 
 def test_intervals_are_over_questions():
     """Two seeds with the same answers are no narrower than one; more questions are."""
     one = Measured([T, F] * 50, [T, T, F, T] * 25)
-    alone, twice = table({"arm": [one]})[0], table({"arm": [one, one]})[0]
+    alone, twice = make_rows({BASE: [one], "arm": [one, one]})
     assert (alone.speech_low, alone.speech_high) == (twice.speech_low, twice.speech_high)
     assert alone.speech_low < 50 < alone.speech_high and alone.gap_low < alone.gap < alone.gap_high
     large = Measured(one.speech * 9, one.text * 9)
-    wide, narrow = alone.gap_high - alone.gap_low, table({"arm": [large]})[0]
+    wide, narrow = alone.gap_high - alone.gap_low, make_rows({BASE: [large]})[0]
     assert (narrow.gap_high - narrow.gap_low) == pytest.approx(wide / 3, rel=0.15)
 
 
@@ -158,11 +159,11 @@ def test_interval_of_a_mean():
 
 def test_other_questions_are_refused():
     with pytest.raises(ValueError, match=r"\[1, 4\] questions"):
-        table({**RUNS, "other": [Measured([T], [T])]})
+        make_rows({**RUNS, "other": [Measured([T], [T])]})
 
 
 def test_three_forms(tmp_path):
-    rows_ = table(RUNS)
+    rows_ = make_rows(RUNS)
     text = markdown(rows_, "notes")
     assert "| arm | 2 | 75.0 ± 35.4 [40.9, 92.9] |" in text and text.endswith("\nnotes\n")
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
@@ -171,8 +172,8 @@ def test_three_forms(tmp_path):
         base, arm = csv.DictReader(file)
     assert float(arm["text"]) == 87.5 and base["minutes"] == ""
     for extreme in (Measured([T] * 300, [T] * 300), Measured([F] * 11, [F] * 11)):
-        figure(table({BASE: [extreme]}), {BASE: [extreme]})
-    drawn = figure(rows_, RUNS)
+        plot_arms(make_rows({BASE: [extreme]}), {BASE: [extreme]})
+    drawn = plot_arms(rows_, RUNS)
     assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == [BASE, "arm"]
     drawn.savefig(tmp_path / "table.png")
 
@@ -203,7 +204,7 @@ def parts(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     arguments = ["--arms", *(str(tmp_path / f"{arm}.yaml") for arm in data), "--output_dir", str(tmp_path / "out")]
-    arguments += ["--task", str(tmp_path / "questions"), "--max_new_tokens", "4", "--seeds", "0"]
+    arguments += ["--task", str(tmp_path / "questions"), "--max_completion_length", "4", "--seeds", "0"]
     return tmp_path, arguments
 
 
@@ -249,7 +250,7 @@ def test_interrupted_comparison_continues(parts, trained):
     assert sft == base and dpo != base, "a run is measured with its own adapter"
 
     (out / "dpo-seed0" / "trainer_state.json").unlink()  # killed while it trained
-    (out / "grpo-seed0" / "result.json").unlink()  # killed while it was measured
+    next((out / "grpo-seed0").rglob("results_*.json")).unlink()  # killed while it was measured
     trained.clear()
     main(arguments)
     assert trained == ["trained dpo-seed0", "evaluated grpo-seed0"]  # the same adapter again
@@ -264,13 +265,12 @@ def test_interrupted_comparison_continues(parts, trained):
     assert trained == ["evaluated sft-seed0"]  # trained again by hand
 
     trained.clear()
-    main([*arguments, "--max_new_tokens", "3"])
+    main([*arguments, "--max_completion_length", "3"])
     assert trained == [f"evaluated {name}" for name in (BASE, "sft-seed0", "dpo-seed0", "grpo-seed0")]
     trained.clear()
-    main(arguments)  # back again: the base's evaluation with these settings is older than the last one
-    assert len(trained) == 4
-    used = read_results(out / BASE / "evaluation")["config"]["gen_kwargs"]
-    assert used["max_new_tokens"] == 4
+    main(arguments)  # back again: each evaluation reads its own files, whichever are the newest
+    assert trained == [] and (out / "table.csv").read_text() == expected
+    assert len(list((out / BASE).rglob("results_*.json"))) == 2
     with pytest.raises(ValueError, match="other settings"):
         main([*arguments, "--overrides", "--max_steps 2"])
     (folder / "sft" / "more.parquet").write_bytes(b"")
@@ -278,13 +278,27 @@ def test_interrupted_comparison_continues(parts, trained):
         main(arguments)
 
 
-def test_time_of_a_resumed_training_is_unknown(parts, trained):
+def test_a_folder_of_another_run_is_refused(parts, trained):
+    """A run that this command did not make may be of anything."""
+    folder, arguments = parts
+    (folder / "out" / "sft-seed0").mkdir(parents=True)
+    (folder / "out" / "sft-seed0" / "trainer_state.json").write_text('{"log_history": []}')
+    with pytest.raises(SettingError, match="sft-seed0 holds a run of another model"):
+        main(arguments)
+
+
+def test_matplotlib_is_looked_for_before_anything_runs(parts, trained, monkeypatch):
+    _, arguments = parts
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="matplotlib, which is not installed.*pip install"):
+        main(arguments)
+    assert trained == []
+
+
+def test_time_of_a_resumed_training_is_unknown(parts, trained, monkeypatch):
     """What the trainer logs is the time since the checkpoint."""
     folder, arguments = parts
-    checkpoint = folder / "out" / "dpo-seed0" / "checkpoint-1"
-    checkpoint.mkdir(parents=True)
-    for name in ("trainer_state.json", "adapter_model.safetensors"):
-        (checkpoint / name).write_text("{}")
+    monkeypatch.setattr(arms, "last_checkpoint", lambda run: f"{run}/checkpoint-1" if "dpo" in run else None)
     main(arguments)
     with (folder / "out" / "table.csv").open() as file:
         minutes = {row["arm"]: row["minutes"] for row in csv.DictReader(file)}
@@ -294,19 +308,19 @@ def test_time_of_a_resumed_training_is_unknown(parts, trained):
 def test_what_cannot_be_compared_is_refused(parts):
     folder, _ = parts
     arm = folder / "sft.yaml"
-    with pytest.raises(ValueError, match="names must be there and differ"):
-        plan(ComparisonSettings(arms=[str(arm), str(arm)]), ROOT)
+    with pytest.raises(ValueError, match="two have the same name"):
+        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm), str(arm)]), ROOT)
     (folder / "tars.yaml").write_text("model: another/one\n")
     with pytest.raises(ValueError, match="different models"):
-        plan(ComparisonSettings(arms=[str(arm), str(folder / "tars.yaml")]), ROOT)
+        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm), str(folder / "tars.yaml")]), ROOT)
     (folder / "best.yaml").write_text("")
     with pytest.raises(ValueError, match=r"'best', is no method.*such as grpo_best\.yaml"):
-        plan(ComparisonSettings(arms=[str(folder / "best.yaml")]), ROOT)
-    (run,) = plan(ComparisonSettings(arms=[str(arm.rename(folder / "dpo_x.yaml"))], seeds=[0]), ROOT)
+        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(folder / "best.yaml")]), ROOT)
+    (run,) = plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm.rename(folder / "dpo_x.yaml"))], seeds=[0]), ROOT)
     assert run.command[2].endswith("dpo.py")
     arm.write_text("dataset: runs/not/there\n")
     with pytest.raises(ValueError, match=r"Build it with recipes/build_preferences\.py"):
-        plan(ComparisonSettings(arms=[str(arm)]), ROOT)
+        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm)]), ROOT)
 
 
 @pytest.mark.slow
@@ -319,8 +333,7 @@ def test_whole_runs(parts, capsys):
     assert (folder / "out" / "table.md").read_text() in printed
     for arm in ("sft", "dpo", "grpo"):
         run = folder / "out" / f"{arm}-seed0"
-        result = json.loads((run / "result.json").read_text())
-        assert len(result["speech"]) == len(result["text"]) == 4
+        assert read_pair(run / "evaluation")["questions"] == 4
         assert {name: len(lines) for name, lines in read_samples(run / "evaluation").items()} == {
             "questions_speech": 4,
             "questions_text": 4,

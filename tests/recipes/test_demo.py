@@ -2,14 +2,15 @@
 
 import json
 
-import pandas as pd
 import pytest
 import torch
 from transformers import AutoProcessor
 
 from tars_trl import accuracy_reward, load_questions
 from tars_trl.data.audio import check_audio, load_audio
-from tars_trl.evaluation.metrics import paired_result
+from tars_trl.errors import SettingError
+from tars_trl.evaluation import paired_result
+from tars_trl.evaluation.results import read_pair, read_samples
 from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
 from tars_trl.sampling.complete import complete
 from tests.conftest import ROOT
@@ -57,7 +58,7 @@ def test_model_reads_well_and_hears_worse(splits):
     rows = [splits["test"][number] for number in range(60)]
     correct = {}
     for modality in ("speech", "text"):
-        texts = [c.text for c in complete(model, processor, rows, modality, batch_size=60, max_new_tokens=64)]
+        texts = [c.text for c in complete(model, processor, rows, modality, batch_size=60, max_completion_length=64)]
         rewards = accuracy_reward(texts, [r["answer_index"] for r in rows], [r["options"] for r in rows])
         correct[modality] = [bool(reward) for reward in rewards]
     result = paired_result(correct["speech"], correct["text"])
@@ -68,6 +69,18 @@ def test_model_reads_well_and_hears_worse(splits):
     assert low - 0.05 <= built["speech_accuracy"] <= high + 0.05  # the first 60 are a sample of the 300
 
 
+def test_what_the_end_needs_is_looked_for_at_the_start(tmp_path, monkeypatch):
+    import run_demo
+
+    monkeypatch.setattr(run_demo, "measure", lambda *_: pytest.fail("measured before anything was looked for"))
+    (tmp_path / "trainer_state.json").write_text("{}")
+    with pytest.raises(SettingError, match="holds a finished run.*--overwrite_output_dir true"):
+        run_demo.main(["--output_dir", str(tmp_path)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else name)
+    with pytest.raises(ImportError, match="matplotlib, not installed. Bring them: pip install"):
+        run_demo.main([])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_demo_closes_the_gap(tmp_path):
@@ -75,12 +88,11 @@ def test_demo_closes_the_gap(tmp_path):
     import subprocess
     import sys
 
-    subprocess.run([sys.executable, "recipes/run_demo.py", "--output", tmp_path], cwd=ROOT, check=True)
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    before, after = summary["before"], summary["after"]
+    subprocess.run([sys.executable, "recipes/run_demo.py", "--output_dir", tmp_path], cwd=ROOT, check=True)
+    before, after = (read_pair(tmp_path / "evaluation" / name) for name in ("before", "after"))
     assert after["speech_accuracy"] - before["speech_accuracy"] >= 0.10
     assert before["text_accuracy"] - after["text_accuracy"] <= 0.02
     for name in ("gap.png", "rewards.png", "before_after.png", "question.ogg", "question.md", "report.html"):
         assert (tmp_path / name).stat().st_size > 0, name
-    answers = pd.read_json(tmp_path / "answers.jsonl", lines=True)
-    assert len(answers) == 1200
+    assert before["questions"] == after["questions"] == 300
+    assert set(read_samples(tmp_path / "evaluation" / "after")) == {"demo_speech", "demo_text"}

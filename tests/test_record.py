@@ -1,0 +1,74 @@
+"""The commit in result files and run.json is the package's own, or none."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tars_trl
+from tars_trl.record import commit_of
+
+
+def git(folder, *words):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository with a package at its top, as ours."""
+    (tmp_path / "tars_trl").mkdir()
+    (tmp_path / "tars_trl" / "__init__.py").write_text("")
+    (tmp_path / ".gitignore").write_text(".venv/\nruns/\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    git(tmp_path, "tag", "-a", "v1", "-m", "a tag, which is no commit")
+    return tmp_path
+
+
+def test_a_checkout_s_commit_and_whether_it_was_changed(repository, monkeypatch):
+    commit = git(repository, "rev-parse", "HEAD")
+    assert len(commit) == 40 and commit_of(repository / "tars_trl") == commit
+    monkeypatch.setenv("GIT_DIR", str(repository / "elsewhere"))  # as inside of a git hook
+    assert commit_of(repository / "tars_trl") == commit
+    monkeypatch.delenv("GIT_DIR")
+    (repository / "runs").mkdir()
+    (repository / "runs" / "results.json").write_text("{}")
+    assert commit_of(repository / "tars_trl") == commit
+    (repository / "tars_trl" / "__init__.py").write_text("changed = True\n")
+    assert commit_of(repository / "tars_trl") == f"{commit}-dirty"
+
+
+@pytest.mark.parametrize("place", [".venv/lib/python3.11/site-packages", "vendor", "."])
+def test_installed_inside_of_another_s_repository_it_has_none(tmp_path, place):
+    """As a wheel in a project's environment, or copied untracked into the project."""
+    git(tmp_path, "init", "-q")
+    (tmp_path / "mine.py").write_text("")
+    git(tmp_path, "add", "mine.py")
+    git(tmp_path, "commit", "-q", "-m", "a user's")
+    package = tmp_path / place / "tars_trl"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    assert commit_of(package) is None
+
+
+def test_the_record_names_it(tmp_path):
+    """The package itself, copied as an installation would be, asked from inside of a user's repository."""
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "a user's")
+    shutil.copytree(Path(tars_trl.__file__).parent, tmp_path / "site" / "tars_trl")
+    program = "from tars_trl import record; print(record.__file__, record.environment()['git_hash'])"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(tmp_path / "site" / "tars_trl" / "record.py"), "None"]
+
+
+def test_without_git_there_is_none(repository, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert commit_of(repository / "tars_trl") is None
