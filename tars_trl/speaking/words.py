@@ -12,16 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import UnspeakableError
-from .between import DASH, LEFT_OVER, NUMBER, PAIR, SLASH, UNIT, between_words, dash, left_over, slash, unit, unit_pair
+from .marks import DASH, DASH_LEFT, SLASH, refuse_dash, replace_dash, replace_dash_between_words, replace_slash
+from .units import NUMBER, QUOTIENT, UNIT, name_quotient, name_unit
 
 
-def plain(text: str) -> str:
+def bare_words(text: str) -> str:
     """Lower case, without punctuation, one space between words; apostrophes inside words stay."""
     kept = re.sub(r"(?<![a-z])'|'(?![a-z])|[^\w\s']|_", " ", text.lower())
     return " ".join(kept.split())
 
 
-def in_words(text: str) -> str:
+def put_into_words(text: str) -> str:
     """Numbers, units, formulas, symbols and abbreviations in words.
 
     Raises:
@@ -45,7 +46,7 @@ def in_words(text: str) -> str:
     return text
 
 
-def spelled(number: int | str, kind: str = "cardinal") -> str:
+def spell(number: int | str, kind: str = "cardinal") -> str:
     try:
         from num2words import num2words
     except ImportError as error:
@@ -56,34 +57,34 @@ def spelled(number: int | str, kind: str = "cardinal") -> str:
     return num2words(number, to=kind).replace(",", "")
 
 
-def _number(match: re.Match) -> str:
+def _say_number(match: re.Match) -> str:
     """1,234.50 -> one thousand two hundred and thirty-four point five zero; a year as years are read."""
     whole, _, decimals = match[0].replace(",", "").partition(".")
     whole = whole or "0"
     if len(whole) > 15 or (len(whole) > 1 and whole[0] == "0"):
-        said = " ".join(spelled(int(digit)) for digit in whole)
+        said = " ".join(spell(int(digit)) for digit in whole)
     elif re.fullmatch(r"1[1-9]\d\d|20\d\d", match[0]):
-        said = spelled(int(whole), "year")
+        said = spell(int(whole), "year")
     else:
-        said = spelled(int(whole))
-    tail = " ".join(spelled(int(digit)) for digit in decimals)
+        said = spell(int(whole))
+    tail = " ".join(spell(int(digit)) for digit in decimals)
     return f" {said} point {tail} " if tail else f" {said} "
 
 
-def _decade(match: re.Match) -> str:
+def _say_decade(match: re.Match) -> str:
     """1990s -> nineteen nineties."""
-    said = spelled(int(match[1]), "year")
+    said = spell(int(match[1]), "year")
     return f" {said[:-1]}ies " if said.endswith("y") else f" {said}s "
 
 
-def _clock(match: re.Match) -> str:
+def _say_clock(match: re.Match) -> str:
     hours, minutes = int(match[1]), int(match[2])
     if minutes == 0:
-        return f" {spelled(hours)} o'clock "
-    return f" {spelled(hours)} {'oh ' if minutes < 10 else ''}{spelled(minutes)} "
+        return f" {spell(hours)} o'clock "
+    return f" {spell(hours)} {'oh ' if minutes < 10 else ''}{spell(minutes)} "
 
 
-def _money(match: re.Match) -> str:
+def _say_money(match: re.Match) -> str:
     name = {"$": "dollar", "€": "euro", "£": "pound"}[match[1]]
     amount, _, cents = match[2].partition(".")
     if len(cents) == 2 and not match[3]:
@@ -93,11 +94,11 @@ def _money(match: re.Match) -> str:
     return f"{match[2]}{' ' + match[3] if match[3] else ''} {name if one else name + 's'}"
 
 
-def _vulgar(match: re.Match) -> str:
+def _say_vulgar(match: re.Match) -> str:
     return f"{match[1]} and {_VULGAR[match[2]]}" if match[1] else f" {_VULGAR[match[2]]}"
 
 
-def _fraction(match: re.Match) -> str:
+def _say_fraction(match: re.Match) -> str:
     halves = {"2": ("half", "halves"), "3": ("third", "thirds"), "4": ("quarter", "quarters")}
     over, under = match[1], match[2]
     if under in halves and int(over) < 10:
@@ -105,19 +106,19 @@ def _fraction(match: re.Match) -> str:
     return f" {over} over {under} "
 
 
-def _power(match: re.Match) -> str:
+def _say_power(match: re.Match) -> str:
     exponent = match[1].strip("{}()")
     named = {"2": "squared", "3": "cubed"}.get(exponent)
     return f" {named} " if named else f" to the power of {exponent.replace('-', 'minus ')} "
 
 
-def _formula(match: re.Match) -> str:
+def _say_formula(match: re.Match) -> str:
     """H2O -> H 2 O; anything without a digit stays."""
     text = match[0]
     return " ".join(re.findall(r"[A-Z][a-z]?|\d+", text)) if any(c.isdigit() for c in text) else text
 
 
-def _table(entries: dict[str, str], before: str = "", after: str = "") -> tuple[re.Pattern, Callable]:
+def _replace_all(entries: dict[str, str], before: str = "", after: str = "") -> tuple[re.Pattern, Callable]:
     """A rule that replaces every key by its value."""
     keys = "|".join(re.escape(key) for key in sorted(entries, key=len, reverse=True))
     return re.compile(f"{before}({keys}){after}"), lambda match: entries[match[1]]
@@ -169,47 +170,47 @@ _RULES: list[tuple[re.Pattern, Any]] = [
     (re.compile(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}"), r"\1"),
     (re.compile(r"\\d?frac\{([^{}]*)\}\{([^{}]*)\}"), r"\1 over \2"),
     (re.compile(r"\\sqrt\{([^{}]*)\}"), r"√ \1"),
-    _table(_LATEX, after=r"(?![a-z])"),
+    _replace_all(_LATEX, after=r"(?![a-z])"),
     (re.compile(f"([{''.join(_SUPERSCRIPTS)}]+)(?=[\u207a\u207b])"), r" \1"),  # the charge of an ion
     (
         re.compile(f"(\u207b?)([{''.join(_SUPERSCRIPTS)}]+)(?![\u207a\u207b])"),
         lambda match: "^" + "-" * len(match[1]) + "".join(_SUPERSCRIPTS[c] for c in match[2]),
     ),
-    (re.compile(f"(\\d?)\\s?([{''.join(_VULGAR)}])"), _vulgar),
-    _table(ABBREVIATIONS, before=r"(?<![\w.])", after=r"(?!\w)"),
+    (re.compile(f"(\\d?)\\s?([{''.join(_VULGAR)}])"), _say_vulgar),
+    _replace_all(ABBREVIATIONS, before=r"(?<![\w.])", after=r"(?!\w)"),
     (re.compile(r"(\d)['\u2032][\u2013-](\d)['\u2032]"), r"\1 prime to \2 prime"),  # from end to end of a strand
-    (DASH, dash),
-    (LEFT_OVER, left_over),
-    (re.compile(r"(?<=\w)\s-\s(?=[\w(])"), between_words),
+    (DASH, replace_dash),
+    (DASH_LEFT, refuse_dash),
+    (re.compile(r"(?<=\w)\s-\s(?=[\w(])"), replace_dash_between_words),
     (re.compile(r"\s\u2013\s"), ", "),
     (re.compile(_PLACED + r"(IV|V|I)\b"), lambda match: match[1] + {"I": "1", "IV": "4", "V": "5"}[match[2]]),
-    _table(_ROMAN, before=r"\b", after=r"\b"),
+    _replace_all(_ROMAN, before=r"\b", after=r"\b"),
     (
         re.compile(rf"([$€£])\s?({NUMBER})(?:\s(thousand|million|billion|trillion)\b)?"),
-        _money,
+        _say_money,
     ),
-    (re.compile(r"\b(\d{3}0)'?s\b"), _decade),
+    (re.compile(r"\b(\d{3}0)'?s\b"), _say_decade),
     (re.compile(r"\b([fghFGP])\(([a-zA-Z])\)"), r"\1 of \2"),
-    (UNIT, unit),
-    (PAIR, unit_pair),
-    (SLASH, slash),
-    (re.compile(r"\^\s?(\{[^{}]*\}|\([^()]*\)|-?\w+)"), _power),
+    (UNIT, name_unit),
+    (QUOTIENT, name_quotient),
+    (SLASH, replace_slash),
+    (re.compile(r"\^\s?(\{[^{}]*\}|\([^()]*\)|-?\w+)"), _say_power),
     (re.compile(r"_\{?(\w+)\}?"), r" \1 "),
-    (re.compile(r"\b(?:[A-Z][a-z]?\d*){2,}\b"), _formula),
-    _table(GREEK),
+    (re.compile(r"\b(?:[A-Z][a-z]?\d*){2,}\b"), _say_formula),
+    _replace_all(GREEK),
 ]  # fmt: skip
 _NUMBERS: list[tuple[re.Pattern, Any]] = [
-    (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b"), lambda match: f" {spelled(int(match[1]), 'ordinal')} "),
-    (re.compile(r"\b(1?\d|2[0-3]):([0-5]\d)\b"), _clock),
+    (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b"), lambda match: f" {spell(int(match[1]), 'ordinal')} "),
+    (re.compile(r"\b(1?\d|2[0-3]):([0-5]\d)\b"), _say_clock),
     (re.compile(r"\b(\d{1,3}) (?=\d{1,2}[/\u2044]\d)"), r"\1 and "),  # 2 1/2
-    (re.compile(r"\b(\d+)[/\u2044](\d+)\b"), _fraction),
+    (re.compile(r"\b(\d+)[/\u2044](\d+)\b"), _say_fraction),
     (re.compile(r"(?<=[\d)])\s*\*\s*(?=[\d(A-Za-z])|(?<=\w)\s\*\s(?=\w)"), " times "),
     (re.compile(r"(?<=\d)\s?[xX]\s?(?=\d)"), " times "),
     (re.compile(r"~\s?(?=\d)"), " about "),
     (re.compile(r"[~\u00ac]\s?(?=[A-Za-z(])"), " not "),
     (re.compile(r"(?<![\w-])-(?=\d|[a-z]\b)"), " minus "),
-    _table({symbol: f" {words} " for symbol, words in SYMBOLS.items()}),
-    (re.compile(rf"{NUMBER}|\.\d+"), _number),
+    _replace_all({symbol: f" {words} " for symbol, words in SYMBOLS.items()}),
+    (re.compile(rf"{NUMBER}|\.\d+"), _say_number),
     (re.compile(r"[()\[\]|\n]+"), ", "),
     (re.compile(r"(?<!\w)[*_]|[*_](?!\w)|[{}~]|\s-+\s"), " "),
 ]

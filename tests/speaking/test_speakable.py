@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tars_trl.errors import UnspeakableError
-from tars_trl.speaking.speakable import name_blanks, spoken_form, without_labels
-from tars_trl.speaking.words import in_words, plain
+from tars_trl.speaking.speakable import name_blanks, spoken_form, strip_labels
+from tars_trl.speaking.words import bare_words, put_into_words
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ from tars_trl.speaking.words import in_words, plain
     ],
 )  # fmt: skip
 def test_in_words(written, said):
-    assert in_words(written) == said
+    assert put_into_words(written) == said
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_in_words(written, said):
     ],
 )  # fmt: skip
 def test_a_hyphen_and_a_slash_say_what_they_mean(written, said):
-    assert in_words(written) == said
+    assert put_into_words(written) == said
 
 
 @pytest.mark.parametrize(
@@ -91,17 +91,17 @@ def test_a_hyphen_and_a_slash_say_what_they_mean(written, said):
 )
 def test_what_cannot_be_decided_is_refused(text):
     with pytest.raises(UnspeakableError, match="formula: .* may be"):
-        in_words(text)
+        put_into_words(text)
 
 
 @given(st.integers(0, 999), st.integers(0, 999), st.sampled_from(["-", "–", " - ", " – "]))
 def test_a_difference_is_said_as_one_or_refused(first, second, mark):
     """Whatever the numbers: never as another number, as if the mark were not there."""
-    parts = [in_words(f"{number} it").removesuffix(" it") for number in (first, second)]
-    assert in_words(f"What is {first}{mark}{second}?") == f"What is {parts[0]} minus {parts[1]}?"
+    parts = [put_into_words(f"{number} it").removesuffix(" it") for number in (first, second)]
+    assert put_into_words(f"What is {first}{mark}{second}?") == f"What is {parts[0]} minus {parts[1]}?"
     for text in (f"{first}{mark}{second}", f"the {first}{mark}{second} years"):
         try:
-            assert in_words(text).removeprefix("the ").startswith((f"{parts[0]} minus ", f"{parts[0]} to "))
+            assert put_into_words(text).removeprefix("the ").startswith((f"{parts[0]} minus ", f"{parts[0]} to "))
         except UnspeakableError as error:
             assert error.reason == "formula"
 
@@ -113,9 +113,9 @@ def test_blanks_are_named():
 
 
 def test_labels_go_only_if_every_option_has_its_own():
-    assert without_labels(["A. red", "(B) green", "C: blue"]) == ["red", "green", "blue"]
-    assert without_labels(["A. red", "green"]) == ["A. red", "green"]
-    assert without_labels(["A. Lincoln", "A. Smith"]) == ["A. Lincoln", "A. Smith"]
+    assert strip_labels(["A. red", "(B) green", "C: blue"]) == ["red", "green", "blue"]
+    assert strip_labels(["A. red", "green"]) == ["A. red", "green"]
+    assert strip_labels(["A. Lincoln", "A. Smith"]) == ["A. Lincoln", "A. Smith"]
 
 
 def test_spoken_form_in_the_published_shape():
@@ -123,7 +123,7 @@ def test_spoken_form_in_the_published_shape():
     assert form.prompt_for_tts == "Hume describes reason as:\n\nOption A: cool and disengaged\nOption B: 100 % hot"
     assert form.words == "Hume describes reason as.\nOption A: cool and disengaged.\nOption B: one hundred percent hot."
     heard = "hume describes reason as option a cool and disengaged option b one hundred percent hot"
-    assert form.prompt_for_tts_tn == heard == plain(form.words)
+    assert form.prompt_for_tts_tn == heard == bare_words(form.words)
 
 
 @pytest.mark.parametrize(
