@@ -31,9 +31,7 @@ def accuracy_reward(
         extract_strict(completion_text(completion), option_texts)
         for completion, option_texts in zip(completions, texts, strict=True)
     ]
-    return [
-        float(choice is not None and choice == right) for choice, right in zip(choices, answer_index, strict=True)
-    ]
+    return [float(choice is not None and choice == right) for choice, right in zip(choices, answer_index, strict=True)]
 
 
 def format_reward(completions: list[Completion], **kwargs: Any) -> list[float]:

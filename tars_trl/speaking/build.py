@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from ..data.audio import TARGET_RATE
 from ..data.journal import append_lines, read_lines
+from ..errors import SettingError
 from .clips import CODECS
 from .recognition import Recognizer, recognizer
 from .say import Outcome, Speaker, count_dropped, say_all
@@ -62,9 +63,10 @@ def build(
         `source`, `license`, `recognizer`, `max_wer`, `tries`, `augment`, `codec`, `seed`. No paths of this machine.
 
     Raises:
-        ValueError: the output folder belongs to a build with other settings, or no question is left.
+        SettingError: the output folder belongs to a build with other settings, or another process is building there.
+        QuestionError: the questions cannot be read, or none is left.
         VoiceError: a voice cannot be used.
-        RuntimeError: another process is building there, or a process was killed.
+        ChildProcessError: a process was killed.
     """
     output = Path(str(settings.output_dir)).expanduser()
     work = output / ".work"
@@ -242,7 +244,7 @@ def _hold(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RuntimeError(
+            raise SettingError(
                 f"output_dir={str(work.parent)!r}: another process is building there. Wait for it, or name another "
                 "folder."
             ) from error
@@ -256,7 +258,7 @@ def _check_agreement(file: Path, settings: BuildSettings, stage: str) -> None:
     changed = [name for name in now if name in before and now[name] != before[name]]
     if changed:
         given = "; ".join(f"{name} was {before[name]!r}, now {now[name]!r}" for name in changed)
-        raise ValueError(
+        raise SettingError(
             f"output_dir={settings.output_dir!r} belongs to a build with other settings ({given}): its rows would not "
             "go together with the new ones. Use the old settings, name another folder, or remove this one."
         )
@@ -265,7 +267,7 @@ def _check_agreement(file: Path, settings: BuildSettings, stage: str) -> None:
 
 def _read(file: Path, remedy: str) -> str:
     if not file.is_file():
-        raise ValueError(f"There is no {file}, so there is nothing to go on from. Run {remedy} first.")
+        raise SettingError(f"There is no {file}, so there is nothing to go on from. Run {remedy} first.")
     return file.read_text(encoding="utf-8")
 
 

@@ -128,7 +128,7 @@ def say_all(speaker: Speaker, rows: Sequence[Mapping[str, Any]], processes: int 
 
     Raises:
         VoiceError: nothing can be spoken any more.
-        RuntimeError: a process was killed.
+        ChildProcessError: a process was killed.
     """
     asked = ({name: row[name] for name in ASKED} for row in rows)
     if processes == 1:
@@ -145,7 +145,7 @@ def say_all(speaker: Speaker, rows: Sequence[Mapping[str, Any]], processes: int 
                     yield from _take_results(done)
             yield from _take_results(running)
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise ChildProcessError(
                 f"One of {processes} processes that speak was killed, perhaps for memory. Run the same command again "
                 "with fewer --processes: what is finished is kept."
             ) from error

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, List, Value
 
 from ..data.questions import load_questions
 from ..data.schema import SYSTEM_PROMPT, build_prompt
-from ..errors import UnspeakableError
+from ..errors import QuestionError, SettingError, UnspeakableError
 from .near_duplicates import near_duplicates, question_text
 from .settings import BuildSettings
 from .speakable import spoken_form
@@ -30,8 +30,8 @@ def written_rows(settings: BuildSettings) -> tuple[dict[str, Dataset], dict[str,
     from training, whether or not the other can be spoken.
 
     Raises:
-        QuestionError: the data set cannot be read as questions.
-        ValueError: no question is left in a split, or a column to keep is not there.
+        QuestionError: the data set cannot be read as questions, or none is left in a split.
+        SettingError: a column to keep is not there.
     """
     questions_of = {"train": _load(settings, settings.split)}
     if settings.held_out_split is not None:
@@ -49,7 +49,7 @@ def written_rows(settings: BuildSettings) -> tuple[dict[str, Dataset], dict[str,
             dropped[split] += leaking
         if not kept:
             reasons = ", ".join(sorted({entry["reason"] for entry in dropped[split]}))
-            raise ValueError(
+            raise QuestionError(
                 f"Split {split!r} of {settings.dataset}: none of its {len(questions)} questions can be used "
                 f"({reasons}). Give another data set, another share, or a higher max_characters or duplicate_threshold."
             )
@@ -89,7 +89,7 @@ def _load(settings: BuildSettings, split: str) -> Dataset:
     )
     missing = [name for name in settings.keep_columns if name not in questions.column_names]
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"keep_columns={settings.keep_columns}: {settings.dataset} has the columns {questions.column_names}. "
             "Correct the names, or leave them out."
         )

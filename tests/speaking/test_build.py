@@ -16,7 +16,7 @@ from datasets import Features
 
 from tars_trl.data import load_questions
 from tars_trl.data.audio import audio_problem, load_audio
-from tars_trl.errors import VoiceError
+from tars_trl.errors import SettingError, VoiceError
 from tars_trl.settings import parse
 from tars_trl.speaking.build import build
 from tars_trl.speaking.card import count_table, write_dataset_card
@@ -339,7 +339,7 @@ def test_other_settings_are_not_mixed_in(source, tmp_path):
 def test_two_builds_in_one_folder(source, tmp_path):
     class Nosy(Tones):
         def speak(self, text, voice, pace):
-            with pytest.raises(RuntimeError, match="another process is building there"):
+            with pytest.raises(SettingError, match="another process is building there"):
                 run(source, tmp_path / "out")
             return super().speak(text, voice, pace)
 
