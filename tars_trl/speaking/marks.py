@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from ..errors import UnspeakableError
+from .formulas import LOGIC
 from .units import NUMBER, PER, TIMES, UNIT_NAMES, UNITS
 
 # ---- Hyphens and dashes --------------------------------------------------------------------------------------------
@@ -115,22 +116,35 @@ def replace_dash_between_words(match: re.Match) -> str:
 _TOKEN = r"[^\W_](?:[\w.'-]*\w)?"
 SLASH = re.compile(rf"(?P<left>{_TOKEN}|[)\]])\s*[/\u2044]\s*(?=(?P<right>{_TOKEN}|\())")
 _WORD = re.compile(r"[^\W\d_](?:[^\W\d_]|['-])*[^\W\d_]")
-_OPERAND = re.compile(r"[\d.,]*[^\W\d_]?|[)\]]|d[a-z]")  # 2, x, 2x, dy
+_OPERAND = re.compile(r"[\d.,]*(?:[^\W\d_][\u0391-\u03c9]?)?|[)\]]|d[a-z]")  # 2, x, 2x, dy, Nα
+_SPELLED = {"I/O", "A/C", "A/B", "A/D", "D/A", "P/E", "T/F", "M/F", "F/M", "R/W", "S/N"}
+"""Capitals that are abbreviations; others may be a quotient of quantities."""
+_MATHS = re.compile(
+    r"[=<>+×÷]|\b(?:fraction|probability|value|simplif\w+|equals?|sum|product|multipl\w+|divid\w+)\b", re.I
+)
 
 
 def replace_slash(match: re.Match) -> str:
     """x/y -> x over y, miles/hour -> miles per hour, his/her -> his or her; a fraction such as 1/2 stays.
 
     Raises:
-        UnspeakableError: a date, or what is none of these.
+        UnspeakableError: a date, the line before a conclusion, or what is none of these.
     """
     left, right, after = match["left"], match["right"], match.string[match.end("right") :]
+    before = match.string[: match.start()]
+    if re.search(LOGIC, match.string) and not left.isdigit():
+        raise UnspeakableError("formula", f"{match[0] + right!r} may be a quotient or the end of premises")
+    arithmetic = _ARITHMETIC_BEFORE.search(before) or _ARITHMETIC_AFTER.match(after)
+    if re.fullmatch("[A-Z]", left) and re.fullmatch("[A-Z]", right) and not arithmetic:
+        if f"{left}/{right}" in _SPELLED:
+            return f"{left} "
+        raise UnspeakableError("formula", f"{match[0] + right!r} may be a quotient or an abbreviation")
     if right == "(":
         if _OPERAND.fullmatch(left) and re.match(rf"(?:[{_OPERATORS}{_NUMERIC}]|{_VARIABLE})*\)", after):
             return f"{left} over "
     elif re.fullmatch(r"\d+", left) and re.fullmatch(r"\d+", right):
-        if not re.search(r"/\s*$", match.string[: match.start()]) and not re.match(r"\s*/", after):
-            return f"{left}/"
+        if not re.search(r"/\s*$", before) and not re.match(r"\s*/", after):
+            return f"{left}{_between_numbers(left, right, before, after)}"
     elif right in PER and left.removesuffix("s") not in TIMES:
         return f"{left} per "
     elif _OPERAND.fullmatch(left) and _OPERAND.fullmatch(right):
@@ -138,3 +152,27 @@ def replace_slash(match: re.Match) -> str:
     elif all(_WORD.fullmatch(side) or side in ("I", "a", "A") for side in (left, right)):  # I/me/my, a/an
         return f"{left} or "
     raise UnspeakableError("formula", f"{match[0] + right!r} may be a quotient, a date or a choice")
+
+
+_AROUND_THE_CLOCK = re.compile(r"(?<!\bof)(?<!\bis)(?<!\bby)(?<!\bto)\s$")
+_SEPTEMBER_BEFORE = re.compile(r"\b(?:the|post-?|pre-?|after|since|before|following)\s?$", re.IGNORECASE)
+_SEPTEMBER_AFTER = re.compile(r"\s(?:attack|terror|commission|hijack|era|victim)", re.IGNORECASE)
+
+
+def _between_numbers(left: str, right: str, before: str, after: str) -> str:
+    """What stands for the slash of a fraction, and of the few pairs of numbers that are names.
+
+    Raises:
+        UnspeakableError: 9/11, if neither a day nor arithmetic is near.
+    """
+    pair, text = f"{left}/{right}", f"{before} {after}"
+    if pair in ("50/50", "20/20"):
+        return " "
+    if pair == "24/7" and re.search(r"[a-z]\s$", before) and _AROUND_THE_CLOCK.search(before):
+        return " "
+    if pair == "9/11":
+        if _SEPTEMBER_BEFORE.search(before) or _SEPTEMBER_AFTER.match(after):
+            return " "
+        if re.search("[a-z]", text) and not _MATHS.search(text):
+            raise UnspeakableError("formula", "'9/11' may be a fraction or a day")
+    return "/"
