@@ -12,9 +12,10 @@ from ..errors import UnspeakableError
 
 LOGIC = "[\u2228\u2283\u2261~\u00ac\u2022]"
 _FUNCTIONS = {"sin": "sine", "cos": "cosine", "tan": "tangent", "ln": "natural log", "log": "log", "exp": "exp"}
+_FUNCTIONS |= {"var": "variance", "Var": "variance", "cov": "covariance", "Cov": "covariance", "E": "E"}
 CALL = re.compile(
-    r"(?<![A-Za-z])(?:(sin|cos|tan|ln|exp|log(?=\())\s?|([fghFGP])(['\u2032]?)|([b-zA-HJ-Z])(['\u2032]?)(?=\([tnxyz]\)))"
-    r"\(([^()]*)\)"
+    r"(?<![A-Za-z])(?:(sin|cos|tan|ln|exp|log(?=\()|[Vv]ar(?=\()|[Cc]ov(?=\()|E(?=\([A-Z]))\s?"
+    r"|([fghFGP])(['\u2032]?)(?:\s(?=\([a-z]\)))?|([b-zA-HJ-Z])(['\u2032]?)(?=\([tnxyz]\)))\(([^()]*)\)"
 )
 
 
@@ -86,6 +87,36 @@ def _say_dot(match: re.Match) -> str:
     return f"{match[1]} {'and' if re.search(LOGIC, match.string) else 'times'} "
 
 
+def _say_over(match: re.Match) -> str:
+    over, under = (part for part in match.groups() if part)
+    return f"{over} over {under}"
+
+
+def _say_digits(match: re.Match) -> str:
+    """1001 0011 -> 1 0 0 1, 0 0 1 1."""
+    return ", ".join(" ".join(group) for group in match[0].split())
+
+
+def _say_between_bars(match: re.Match) -> str:
+    """|x - 2| -> the absolute value of x - 2; of groups and sets it may be the number of elements."""
+    inside = match[0][1:-1]
+    if re.search("[A-Z|]", inside) or not re.search(r"\w", inside):
+        raise UnspeakableError("formula", f"{match[0]!r} may be an absolute value or a number of elements")
+    return (
+        f"the absolute value of, {inside}, "
+        if re.search("[-+\u2212]", inside[1:])
+        else f"the absolute value of {inside}"
+    )
+
+
+def _refuse_code(match: re.Match) -> str:
+    raise UnspeakableError("code", f"{match[0]!r} is a slice")
+
+
+def _refuse_tilde(match: re.Match) -> str:
+    raise UnspeakableError("formula", "'~' is the name of a relation here")
+
+
 def _refuse_lost_exponent(match: re.Match) -> str:
     """The 9.3 x 1013 of a text whose 10¹³ lost its exponent."""
     raise UnspeakableError("formula", f"{match[0]!r} may have lost an exponent")
@@ -98,8 +129,10 @@ def _close_up(match: re.Match) -> str:
 
 _LENGTH = r"(?:cm|mm|m|km|ft|in|inch|inches|feet|foot|yd|yards?|meters?|miles?|mi)"
 _SIDE = r"\d+(?:\.\d+)?"
+_BIG = r"\d{1,3}(?:,\d{3})+"
 _END = r"(?=[\s,.;:?!)\]]|$)"
 FORMULAS: list[tuple[re.Pattern, Any]] = [
+    (re.compile("(\\d)['\u2032\u2019][\u2013-](\\d)['\u2032\u2019]"), r"\1 prime to \2 prime"),  # a strand's ends
     (re.compile("(?<=\\d)\\s?['\u2032\u2019]\\s?(\\d\\d?(?:\\.\\d+)?)\\s?(?:[\"\u2033\u201d]|'')"), r" feet \1 inches"),
     (re.compile(r"(\d)\s?(?:ft|foot|feet)\.?,?\s(\d{1,2}(?:\.\d+)?)\s?in\b(?:\.(?=\s[a-z]))?"), r"\1 feet \2 inches"),
     (re.compile(r"\b1 feet (?=[\d.]+ inches)"), "1 foot "),
@@ -108,6 +141,7 @@ FORMULAS: list[tuple[re.Pattern, Any]] = [
     (re.compile("(\u0394 ?[A-Z]|\\bE)°(?! ?[CFK]\\b)"), r"\1 standard"),
     (re.compile(r"([$€£]\s?[\d,]+)\.\s(\d\d)(?!\d)"), r"\1.\2"),
     (re.compile(r"(?<=[a-z])(?=\d{1,2}:\d\d)"), " "),
+    (re.compile(r"<--?(?=\s)"), "←"),
     (re.compile(r"<=(?!>)"), "≤"),
     (re.compile(r"(?<!<)>="), "≥"),
     (re.compile(r"!="), "≠"),
@@ -117,6 +151,7 @@ FORMULAS: list[tuple[re.Pattern, Any]] = [
     (re.compile("(?<=[\\dxyzn)])\\s?\u2014\\s?(?=\\d)"), _subtract),
     (re.compile(r"\b([A-Z][A-Za-z\d()\[\]]*)\^\{?(\d?)([-+\u2212])\}?(?!\s?[\d(]|\w)"), _say_charge),
     (re.compile(rf"\b([A-Z][A-Za-z]*\d?[A-Z]?O\d)([23])([-\u2212]){_END}"), _say_charge),
+    (re.compile(rf"\b([A-Z][a-z]?)([1-4])([-\u2212]){_END}"), _say_charge),
     (
         re.compile(rf"\b(Cl|Br|OH|NO[23]|HCO3|CN|SCN|MnO4|ClO\d?|HSO4|H2PO4|CH3COO)()([-\u2212]){_END}"),
         _say_charge,
@@ -130,6 +165,18 @@ FORMULAS: list[tuple[re.Pattern, Any]] = [
     (re.compile(r"\[([A-Za-z])\](?=[a-z]{2})|(?<=[a-z]{2})\[(s|e?d|n|ing|er|ly)\](?!\w)"), _close_up),
     (re.compile(r"(?<=\s)\[([a-z][a-z' -]{0,40})\](?=[\s,.;])"), r"\1"),
     (re.compile(r"\b([A-Z]):([A-Z])\b"), r"\1 to \2"),
+    (re.compile(rf"(?<![\d/])({_BIG}|\d+)\s?/\s?({_BIG})(?![\d/])|({_BIG})\s?/\s?(\d+)(?![\d/])"), _say_over),
+    (re.compile(r"(?<=\d)\s%\s(?=\d)"), " mod "),
+    (re.compile(r"(?<=\b[A-Za-z])\s[x×]\s(?=\d)"), " by "),
+    (re.compile(r"(\d)\s?in\.(?=\s*(?:$|[,;)]))"), r"\1 inches"),
+    (re.compile(r"\b([35])['\u2019](?=[\s)\]])(?!\s(?:tall|wide|high|long|deep|by))"), r"\1 prime"),
+    (re.compile(r"(?<=\d)['\u2019](?=\s(?:tall|wide|high|long|deep|by)\b)"), " feet"),
+    (re.compile(r"\bP\(([^()|]+)\|([^()|]+)\)"), r"P(\1 given \2)"),
+    (re.compile(r"\|[^\s|](?:[^|\n]{0,12}[^\s|])?\|"), _say_between_bars),
+    (re.compile(r"~(?=\s?(?:=|is\b|on\b))"), _refuse_tilde),
+    (re.compile(r"\b[01]{4}(?:\s[01]{4})+\b"), _say_digits),
+    (re.compile("\u03c7(?:2|\u00b2|\\^2)"), "\u03c7 squared"),
+    (re.compile(r"(?<=\w)\[\d*:\d*\]"), _refuse_code),
     (RATIO, say_ratio),
 ]  # fmt: skip
 CALLS: list[tuple[re.Pattern, Any]] = [*[(CALL, say_call)] * 3, (re.compile(r" {2,}"), " ")]  # from within: f(g(x))

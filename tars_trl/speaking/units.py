@@ -11,8 +11,8 @@ NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
 _PREFIXED = {  # base unit: prefixes in use
     "g": "k m µ n",
     "m": "k c m µ n",
-    "L": "m d µ",
-    "l": "m d µ",
+    "L": "m c d µ",
+    "l": "m c d µ",
     "s": "m µ n",
     "Hz": "k M G",
     "W": "k M G",
@@ -84,7 +84,9 @@ def name_unit(match: re.Match) -> str:
     if len(key) == 1 and not match[4]:
         if key == "U":  # 120 U/L is one, and 5 U S dollars are not
             return match[0]
-        if key.isupper() and (re.match(r"\.\s?[A-Z]", after) or _LABEL.search(before)):
+        if key.isupper() and (
+            (re.match(r"\.\s?[A-Z]", after) and re.fullmatch(r"1\d{3}|20\d\d", match[1])) or _LABEL.search(before)
+        ):
             return match[0]
         if match[2] == key and (re.match(r"\s?[-+*=(^]", after) or re.search(r"[-+*=(^]\s?$", before)):
             return match[0]  # 2m + 3n
@@ -97,6 +99,17 @@ def name_unit(match: re.Match) -> str:
     alone = match[1] == "1" or (_ARTICLE.search(before) and NOUN.match(after))  # a 2 liter flask
     name = UNITS[key] if alone else _plural(UNITS[key])
     return f"{match[1]} {name}{_POWERS.get(match[3] or '', '')}{_name_denominators(match[4])}"
+
+
+COMPOUND = re.compile(
+    rf"(?<![\d.,])({NUMBER})\s?(J|eV|N|kN|W|kW|L|kg|C|Pa)(?:\s?[·⋅]\s?|\s)(s|m|atm|h)((?:{_OVER})*)(?![\w/])"
+)
+
+
+def name_compound_unit(match: re.Match) -> str:
+    """3 J s -> 3 joule seconds, 0.5 kg m/s -> 0.5 kilogram meters per second."""
+    first = (UNITS | _NAMES)[match[2]]
+    return f"{match[1]} {first} {_plural(DENOMINATORS[match[3]])}{_name_denominators(match[4])}"
 
 
 HYPHENED = re.compile(
@@ -115,7 +128,7 @@ _POWER = r"(?:\^?\{?[-\u2212\u2013]([123])\}?|\u207b([¹²³]))"
 _FACTOR = rf"\s?[·⋅*]?\s?\b({_any_of(set(DENOMINATORS) | {'M'})}){_POWER}(?![\w])"
 _SOME_FACTOR = re.sub(r"(?<!\\)\((?!\?)", "(?:", _FACTOR)  # without its groups
 INVERSE = re.compile(
-    rf"(?<![A-Za-z])({NUMBER}\s?|{UNIT_NAMES}|M|[a-z]{{4,}}(?=(?:{_SOME_FACTOR}){{2}}))((?:{_FACTOR})+)"
+    rf"(?<![A-Za-z])({NUMBER}\s?|(?:{UNIT_NAMES})[23]?|M|[a-z]{{4,}}(?=(?:{_SOME_FACTOR}){{2}}))((?:{_FACTOR})+)"
 )
 
 
@@ -125,7 +138,8 @@ def name_inverse_units(match: re.Match) -> str:
         f" per {(DENOMINATORS | {'M': 'molar'})[unit]}{_POWERS.get(low or '123'['¹²³'.index(high)], '')}"
         for unit, low, high in re.findall(_FACTOR, match[2])
     ]
-    return match[1].rstrip() + "".join(names)
+    left = re.sub(r"(?<=[A-Za-z])[23]$", lambda power: _POWERS[power[0]], match[1].rstrip())
+    return left + "".join(names)
 
 
 QUOTIENT = re.compile(

@@ -15,6 +15,7 @@ from ..errors import UnspeakableError
 from .formulas import CALLS, FORMULAS, say_latex_fraction
 from .marks import DASH, DASH_LEFT, SLASH, refuse_dash, replace_dash, replace_dash_between_words, replace_slash
 from .units import (
+    COMPOUND,
     DENOMINATORS,
     HYPHENED,
     INVERSE,
@@ -22,6 +23,7 @@ from .units import (
     NUMBER,
     QUOTIENT,
     UNIT,
+    name_compound_unit,
     name_hyphened_unit,
     name_inverse_units,
     name_quotient,
@@ -47,7 +49,7 @@ def put_into_words(text: str) -> str:
     for pattern, replacement in _NUMBERS:
         text = pattern.sub(replacement, text)
     text = " ".join(text.split())
-    text = re.sub(r"\s+([,.;:?!])", r"\1", text)
+    text = re.sub(r"\s+([,.;:?!]|'s\b)", r"\1", text)
     text = re.sub(r"(?<=\w)-\s+(?=(?:and|or|to|versus)\b(?!-))", " ", text)  # intra- and extraorally
     text = re.sub(r"(?<=\w)\s?-\s?(?=\w)", "-", text)
     text = re.sub(r"([,;:])[,.;:]*(?=[,;:])|,(?=[.?!])", "", text).strip(" ,;")
@@ -124,7 +126,10 @@ def _say_clock(match: re.Match) -> str:
     return f" {spell(hours)} {'oh ' if minutes < 10 else ''}{spell(minutes)} "
 
 
-_DETERMINER = re.compile(r"\b(?:a|an|the|his|her|its|their|my|our|your|this|that|each|every|another)\s$", re.IGNORECASE)
+_DETERMINER = re.compile(
+    r"\b(?:an?|the|his|her|its|their|my|our|your|this|that|each|every|another)\s(?:[a-z]+(?:ed|al|ld|ew)\s)?$",
+    re.IGNORECASE,
+)
 
 
 def _say_money(match: re.Match) -> str:
@@ -151,14 +156,14 @@ _SCORE = re.compile(r"\b(?:grade|score[ds]?|rated|rating|strength|pain)\b[^.,;:]
 
 
 def _say_fraction(match: re.Match) -> str:
-    """3/4 -> three quarters, 5/6 -> five sixths; 8/10 may be a score, and 120/80 is no part: over."""
+    """3/4 -> three quarters, 5/6 -> five sixths; 120/80 is no part, and over; a score is out of its most."""
     halves = {"2": ("half", "halves"), "3": ("third", "thirds"), "4": ("quarter", "quarters")}
     over, under = match[1], match[2]
     if _SCORE.search(match.string[: match.start()]):
         return f" {over} out of {under} "
     if under in halves and int(over) < 10:
         return f" {over} {halves[under][int(over) != 1]} "
-    if int(over) < int(under) <= 20 and under not in ("1", "10"):
+    if int(over) < int(under) <= 20 and under != "1":
         return f" {over} {spell(int(under), 'ordinal')}{'s' * (int(over) != 1)} "
     return f" {over} over {under} "
 
@@ -244,6 +249,7 @@ _RULES: list[tuple[re.Pattern, Any]] = [
     # $…$ around mathematics, not the prices $5 and $6
     (re.compile(r"(?<!\\)\$((?=[^$\n]*[\\^_=+])[^$\n]+|[^$\s]{1,15})\$(?!\d)"), r" \1 "),
     (re.compile(r"\\[()\[\]]"), " "),
+    (re.compile(r"\^\s?\{?\\circ\}?"), "°"),
     (re.compile(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}"), r"\1"),
     (re.compile(r"\\d?frac\{([^{}]*)\}\{([^{}]*)\}"), say_latex_fraction),
     (re.compile(r"\\sqrt\{([^{}]*)\}"), r"√ \1"),
@@ -258,7 +264,6 @@ _RULES: list[tuple[re.Pattern, Any]] = [
     ),
     (re.compile(f"(\\d?)\\s?([{''.join(_VULGAR)}])"), _say_vulgar),
     _replace_all(ABBREVIATIONS, before=r"(?<![\w.])", after=r"(?!\w)"),
-    (re.compile(r"(\d)['\u2032][\u2013-](\d)['\u2032]"), r"\1 prime to \2 prime"),  # from end to end of a strand
     (HYPHENED, name_hyphened_unit),
     (re.compile(rf"\b([0-3]?\d)-{_MONTH}"), lambda match: f"{_MONTHS[match[2]]} {spell(int(match[1]), 'ordinal')}"),
     (DASH, replace_dash),
@@ -272,6 +277,11 @@ _RULES: list[tuple[re.Pattern, Any]] = [
         _say_money,
     ),
     (re.compile(r"\b(\d{3}0)'?s\b"), _say_decade),
+    (
+        re.compile(r"(?<!for )(?<!after )(?<!every )(?<!takes )(?<!take )(?<![=\d.] )(?<![=\d.,])'?\b([2-9]0)'?s\b"),
+        _say_decade,
+    ),
+    (COMPOUND, name_compound_unit),
     (UNIT, name_unit),
     (QUOTIENT, name_quotient),
     (SLASH, replace_slash),
