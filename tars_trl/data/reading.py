@@ -113,11 +113,8 @@ def _read_table(table: Path) -> Dataset:
         raise QuestionError(f"{table}: it cannot be read as a table, {error}. Write it again, as UTF-8.") from error
     names = dict.fromkeys(name for row in rows for name in row)  # in order of appearance
     columns: dict[str, list] = {name: [row.get(name) for row in rows] for name in names}
-    prompts = columns.get("prompt", [])
-    if any(isinstance(prompt, list) for prompt in prompts):
-        messages = [message for prompt in prompts if isinstance(prompt, list) for message in prompt]
-        parts_used = any(isinstance(message, dict) and isinstance(message.get("content"), list) for message in messages)
-        columns["prompt"] = [unify_content(prompt, parts_used) for prompt in prompts]
+    if any(isinstance(prompt, list) for prompt in columns.get("prompt", ())):
+        columns["prompt"] = _unify_prompts(columns["prompt"])
     try:
         return Dataset.from_dict(columns)
     except UNFIT as error:
@@ -129,6 +126,14 @@ def _read_table(table: Path) -> Dataset:
                     f"above it, {str(error)[:200]}. Write one kind of value in each column."
                 ) from error
         raise
+
+
+def _unify_prompts(prompts: list) -> list:
+    """Conversations with one kind of content, those that are none as they are."""
+    whole = [isinstance(prompt, list) and all(isinstance(turn, dict) for turn in prompt) for prompt in prompts]
+    turns = [turn for prompt, fine in zip(prompts, whole, strict=True) if fine for turn in prompt]
+    parts_used = any(isinstance(turn.get("content"), list) for turn in turns)
+    return [unify_content(prompt, parts_used) if fine else prompt for prompt, fine in zip(prompts, whole, strict=True)]
 
 
 def _fit(values: list) -> bool:
