@@ -12,21 +12,27 @@ is continued by the same command. Nothing is uploaded without `--push_to`, and t
 
 from pathlib import Path
 
-from tars_trl.settings import parse
+from tars_trl.settings import parse, run
+from tars_trl.share.hub import push
 from tars_trl.speaking.build import build
-from tars_trl.speaking.card import count_table, push_dataset
+from tars_trl.speaking.card import count_table, write_dataset_card
 from tars_trl.speaking.settings import BuildSettings
 
 
 def main(args: list[str] | None = None) -> None:
-    """Build, print what was kept, and push if asked to."""
-    (settings,) = parse(BuildSettings, args=args)
-    print(count_table(build(settings)))
-    print(f"\n{settings.output}: rows in data/, what was dropped and why in .work/")
-    if settings.push_to is not None and settings.stage in ("all", "card"):
-        address = push_dataset(Path(settings.output).expanduser(), settings.push_to, public=settings.public)
-        print(f"Uploaded, {'public' if settings.public else 'private'}: {address}")
+    """Build, print what was kept, write the card, and push if asked to."""
+    (settings,) = parse(BuildSettings, args=args, description=__doc__)
+    facts = build(settings)
+    print(count_table(facts["splits"]))
+    print(f"\n{settings.output_dir}: rows in data/, what was dropped and why in .work/")
+    if settings.stage in ("all", "card"):
+        folder = Path(settings.output_dir).expanduser()
+        write_dataset_card(folder, facts)
+        if settings.push_to is not None:
+            options = {"private": not settings.public, "overwrite": settings.overwrite}
+            address = push(folder, settings.push_to, repo_type="dataset", **options)
+            print(f"Uploaded, {'public' if settings.public else 'private'}: {address}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -56,7 +56,12 @@ class NotLoggedError(TarsError):
 
 
 class UnspeakableError(TarsError):
-    """A question that cannot be said as a reader would say it; `reason` is its class in one or two words."""
+    """A question that cannot be said as a reader would say it.
+
+    Args:
+        reason: the class of the trouble ("formula", "table", "too long", …).
+        detail: what in the text it is.
+    """
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")

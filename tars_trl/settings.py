@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from .errors import SettingError
+from .errors import SettingError, VoiceError
 
-SHOWN_ERRORS = (ValueError, OSError, ImportError)
+SHOWN_ERRORS = (ValueError, OSError, ImportError, VoiceError)
 """What `run` shows as a sentence; anything else is a fault of the program and keeps its traceback."""
 
 

@@ -9,8 +9,8 @@ What is committed was made by this script; run it again only to change the quest
 (`sums.split_expressions`). Every third test question is spoken by a voice that is in no training clip.
 """
 
-import argparse
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,10 +19,14 @@ import sums
 import voices
 from datasets import Audio, Features, List, Value
 
+from tars_trl.data.audio import TARGET_RATE
+from tars_trl.settings import Settings, parse, run, setting
+from tars_trl.speaking.clips import encode
+
 FEATURES = Features(
     {
         "key": Value("string"),
-        "audio": Audio(sampling_rate=voices.SAMPLING_RATE),
+        "audio": Audio(sampling_rate=TARGET_RATE),
         "prompt": List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}),
         "question": Value("string"),
         "options": List(Value("string")),
@@ -46,7 +50,7 @@ def build(part: str, seed: int) -> pa.Table:
         rows.append(
             {
                 "key": key,
-                "audio": {"bytes": voices.encode(waveform), "path": f"{key}.ogg"},
+                "audio": {"bytes": encode(waveform), "path": f"{key}.ogg"},
                 "prompt": sums.messages(question),
                 "question": question.written().split("?")[0] + "?",
                 "options": [sums.NUMBERS[n] for n in question.options],
@@ -57,17 +61,27 @@ def build(part: str, seed: int) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)  # datasets would want torchcodec to encode
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "recipes" / "demo" / "questions")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
+@dataclass
+class DemoQuestions(Settings):
+    """Where the questions go, and which are drawn."""
+
+    output_dir: str = setting(
+        str(Path(__file__).parents[1] / "recipes" / "demo" / "questions"), "Folder of the two parquet files."
+    )
+    seed: int = setting(0, "Of options, voices and paces.", least=0)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Speak both parts and write them."""
+    (settings,) = parse(DemoQuestions, args=args, description=__doc__)
+    voices.check()
+    folder = Path(settings.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
     for part in ("train", "test"):
-        path = args.output / f"{part}-00000-of-00001.parquet"
-        pq.write_table(build(part, args.seed), path)
+        path = folder / f"{part}-00000-of-00001.parquet"
+        pq.write_table(build(part, settings.seed), path)
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -7,19 +7,19 @@ Half an hour on one CPU core, a third of it speaking. Needs the voices named in 
 
 1. Text: the language model learns to answer written sums with its thoughts.
 2. Speech: Whisper's encoder stays frozen; the projection and the language model learn to answer spoken sums, with
-   written ones mixed in. `--terse-share` of the spoken examples skip the working out, the way data for spoken
+   written ones mixed in. `--terse_share` of the spoken examples skip the working out, the way data for spoken
    dialogue is terser than data for written reasoning. So the model hears well, and yet reasons less when spoken to:
    a gap in behaviour, which reinforcement learning can close, and not a gap in hearing alone.
 3. It is saved in half precision and measured through the real classes: on development questions, by which settings
    were chosen, and on the test questions of `recipes/demo/questions`, by which nothing was chosen.
 """
 
-import argparse
 import json
 import math
 import random
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import build_demo_questions
@@ -31,6 +31,10 @@ import voices
 import whisper_encoder
 from torch import nn
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+from tars_trl.data.audio import TARGET_RATE, load_audio
+from tars_trl.settings import Settings, parse, run, setting
+from tars_trl.speaking.clips import encode
 
 DEMO = Path(__file__).parents[1] / "recipes" / "demo"
 LM_SIZES = {"hidden": 128, "layers": 4, "heads": 4, "intermediate": 512}
@@ -65,8 +69,8 @@ def speak_clips(model, processor, seed: int) -> dict[str, list[Clip]]:
             question, voice = sums.draw_question(expression, rng), rng.choice(voices.TRAIN_VOICES)
             waveform = voices.speak(question.written(), voice, pace=rng.uniform(1.05, 1.35))
             features = processor.feature_extractor(
-                voices.decode(voices.encode(waveform)),
-                sampling_rate=voices.SAMPLING_RATE,
+                load_audio(encode(waveform)),
+                sampling_rate=TARGET_RATE,
                 return_attention_mask=True,
                 return_tensors="pt",
             )
@@ -134,22 +138,24 @@ def train(name: str, parameters: list[nn.Parameter], loss: Callable[[], torch.Te
             print(f"{name} step {step}/{steps} loss {value.item():.4f} {time.time() - start:.0f} s", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        default=Path("~/.cache/tars-trl").expanduser(),
-        help="wheel, and what each stage leaves for the next",
-    )
-    parser.add_argument("--output", type=Path, default=DEMO / "tiny-omni")
-    parser.add_argument("--text-steps", type=int, default=800, help="of 64 written rows")
-    parser.add_argument("--speech-steps", type=int, default=300, help="of 32 spoken and 32 written rows")
-    parser.add_argument("--terse-share", type=float, default=0.5, help="of spoken rows, without the working out")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+@dataclass
+class TinyOmni(Settings):
+    """How the model is built."""
 
-    model, processor = new_model(args.cache / whisper_encoder.WHEEL, args.seed)
+    cache: str = setting("~/.cache/tars-trl", "Folder of Whisper's wheel, and of what each stage leaves for the next.")
+    output_dir: str = setting(str(DEMO / "tiny-omni"), "Folder of the model.")
+    text_steps: int = setting(800, "Steps of 64 written rows.", least=1)
+    speech_steps: int = setting(300, "Steps of 32 spoken and 32 written rows.", least=1)
+    terse_share: float = setting(0.5, "Share of the spoken rows without the working out.", least=0, most=1)
+    seed: int = setting(0, "Of every draw.", least=0)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Train in writing, speak, train in speech, save and measure."""
+    (settings,) = parse(TinyOmni, args=args, description=__doc__)
+    voices.check()
+    cache, output = Path(settings.cache).expanduser(), Path(settings.output_dir)
+    model, processor = new_model(cache / whisper_encoder.WHEEL, settings.seed)
     rows, decoder = Rows(model, processor), list(model.model.language_model.parameters())
     expressions = sums.split_expressions()["sft"]
 
@@ -159,37 +165,37 @@ def main() -> None:
 
     def spoken(count: int) -> list[tuple[torch.Tensor, str]]:
         drawn = [rng.choice(clips["sft"]) for _ in range(count)]
-        return [(states, question.completion(work=rng.random() >= args.terse_share)) for question, states in drawn]
+        return [(states, question.completion(work=rng.random() >= settings.terse_share)) for question, states in drawn]
 
     def mixed() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return rows.loss(spoken(32)) + rows.loss(written(32))
 
-    text_file = args.cache / f"text-{args.seed}-{args.text_steps}.pt"
+    text_file = cache / f"text-{settings.seed}-{settings.text_steps}.pt"
     if not text_file.exists():
-        rng = random.Random(f"{args.seed} text")
-        train("text", decoder, lambda: rows.loss(written(64)), args.text_steps, lr=1.5e-3)
+        rng = random.Random(f"{settings.seed} text")
+        train("text", decoder, lambda: rows.loss(written(64)), settings.text_steps, lr=1.5e-3)
         torch.save(model.model.language_model.state_dict(), text_file)
     model.model.language_model.load_state_dict(torch.load(text_file))
 
-    clips_file = args.cache / f"clips-{args.seed}.pt"
+    clips_file = cache / f"clips-{settings.seed}.pt"
     if not clips_file.exists():
         print("speaking and encoding 2,905 clips: ten minutes", flush=True)
-        torch.save(speak_clips(model, processor, args.seed), clips_file)
+        torch.save(speak_clips(model, processor, settings.seed), clips_file)
     clips = torch.load(clips_file, weights_only=False)
 
-    rng = random.Random(f"{args.seed} speech")
-    train("speech", [*decoder, *model.model.audio_tower.proj.parameters()], mixed, args.speech_steps, lr=1e-3)
+    rng = random.Random(f"{settings.seed} speech")
+    train("speech", [*decoder, *model.model.audio_tower.proj.parameters()], mixed, settings.speech_steps, lr=1e-3)
     with torch.no_grad():
         heard = rows.loss([(states, question.completion()) for question, states in clips["dev"]])
     print(f"loss on {len(clips['dev'])} development clips, worked out in full: {heard.item():.4f}")
 
-    save(model, processor, args.output)
-    report = {"arguments": {k: v for k, v in vars(args).items() if isinstance(v, int | float)}}
-    saved = measure.load(args.output)
-    report["dev"] = measure.measure(*saved, build_demo_questions.build("dev", args.seed).to_pylist())
+    save(model, processor, output)
+    report = {"arguments": {k: v for k, v in asdict(settings).items() if isinstance(v, int | float)}}
+    saved = measure.load(output)
+    report["dev"] = measure.measure(*saved, build_demo_questions.build("dev", settings.seed).to_pylist())
     report["test"] = measure.measure(*saved, measure.read_questions(measure.TEST))
-    (args.output / "build.json").write_text(json.dumps(report, indent=2) + "\n")
+    (output / "build.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 
 
@@ -200,4 +206,4 @@ def save(model, processor, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

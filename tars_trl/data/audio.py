@@ -10,6 +10,7 @@ What cannot be used is found before training, by row key, with `check_audio`; af
 from __future__ import annotations
 
 import io
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
@@ -23,40 +24,41 @@ import torch
 from datasets import Audio, Dataset, Features, Value
 from torchaudio.functional import resample
 
-from ..errors import AudioError
+from ..errors import AudioError, SettingError
 
-TARGET_RATE = 16_000  # Hz; the feature extractors of Qwen2.5-Omni and Phi-4-multimodal both expect it
+TARGET_RATE = 16_000  # Hz; the feature extractors of speech LLMs expect it
 SILENCE_PEAK = 1e-4  # of full scale, -80 dB: three steps of a 16-bit file
 UNSCALED_PEAK = 4.0  # lossy codecs overshoot 1.0 by a little; 16-bit samples stored as floats reach thousands
 SLOWEST_RATE, FASTEST_RATE = 1_000, 1_000_000  # Hz; outside, the number is no sampling rate of speech
+MAX_MEGABYTES = 100.0  # of one clip, as a file: 50 minutes of 16-bit mono at 16 kHz
+MOST_MEGABYTES = 1024.0  # of any clip, whatever a run allows
+MOST_SAMPLES = 2**28  # of a decoded channel: 1 GiB as float32, four and a half hours at 16 kHz
+BLOCK = 2**20  # samples of all channels that are decoded at a time
 KEYS_SHOWN = 20  # of the rows that cannot be used, in one error
 
 
-def load_audio(source: Any, *, sampling_rate: int | None = None, target_rate: int = TARGET_RATE) -> np.ndarray:
-    """One clip as a mono waveform at `target_rate`. Nothing is trimmed, normalised or truncated.
+def load_audio(source: Any, *, sampling_rate: int | None = None) -> np.ndarray:
+    """One clip as a mono waveform at 16 kHz. Nothing is trimmed, normalised or truncated.
 
     Args:
-        source: encoded audio (wav, flac, ogg vorbis or opus, mp3) as bytes, a path or a binary file object, which is
-            read to its end; or samples as an array, a tensor or a list; or a `datasets` value: `{"bytes", "path"}`,
-            `{"array", "sampling_rate"}`, or a decoder with `get_all_samples()`.
-            Samples are floats with full scale 1.0, or integers of 8, 16 or 32 bits (unsigned only with 8), with shape
-            (samples,), (samples, channels) or (channels, samples): the shorter axis holds the channels.
-        sampling_rate: of `source` in Hz, for samples that come without one. Encoded audio states its own.
-        target_rate: of the result in Hz.
+        source: encoded audio (wav, flac, ogg vorbis or opus, mp3) as bytes or as the path of a regular file; an array
+            of floats with full scale 1.0, (samples,), (samples, channels) or (channels, samples), the shorter axis
+            holding the channels; or what `datasets` has in an undecoded or a plain column: `{"bytes", "path"}`,
+            `{"array", "sampling_rate"}`.
+        sampling_rate: of an array, in Hz. Encoded audio states its own.
 
     Returns:
         float32 array of shape (samples,), channels averaged, at least one sample, all finite.
 
     Raises:
-        AudioError: the source is missing, unreadable or empty, has no usable rate, or holds NaN or infinity.
+        AudioError: the source is missing, unreadable, too large or empty, has no usable rate, or holds NaN or infinity.
     """
-    waveform, rate = _decode(source, sampling_rate)
-    _check_rate(target_rate, source)
-    if rate == target_rate:
+    waveform, rate = _decode(source, sampling_rate, MOST_MEGABYTES)
+    if rate == TARGET_RATE:
         return waveform
     # torchaudio's filter bank grows with the reduced fraction: gigabytes for 44,101 Hz. 640 is exact for all usual
     # rates (11,025 -> 16,000 is 441/640) and off by less than 0.1 % for the others.
-    ratio = Fraction(rate, target_rate).limit_denominator(640)
+    ratio = Fraction(rate, TARGET_RATE).limit_denominator(640)
     # Its default filter, 6 zero crossings wide, has lost 22 % at nine tenths of the band (measured); one of 64 loses
     # nothing and takes 2 ms for 5 s of speech.
     wave = torch.from_numpy(waveform)
@@ -68,22 +70,24 @@ def audio_problem(
     *,
     min_seconds: float = 0.1,
     max_seconds: float | None = None,
+    max_megabytes: float = MAX_MEGABYTES,
     sampling_rate: int | None = None,
 ) -> str | None:
-    """Why a clip cannot be trained on, or None if it can. Decodes it, without resampling.
+    """Why a clip cannot be trained on, or None if it can. Decodes it, no further than it may be long.
 
     Args:
         source: as in `load_audio`.
         min_seconds: shorter clips are reported; of the whole clip, in seconds.
         max_seconds: longer clips are reported; None for no limit.
+        max_megabytes: larger files are reported, and not opened.
         sampling_rate: as in `load_audio`.
 
     Returns:
-        `"reason: detail"`, where reason is one of missing, unreadable, no rate, not finite, unscaled, silent,
-        too short, too long.
+        `"reason: detail"`, where reason is one of missing, unreadable, too large, no rate, not finite, unscaled,
+        silent, too short, too long.
     """
     try:
-        waveform, rate = _decode(source, sampling_rate)
+        waveform, rate = _decode(source, sampling_rate, max_megabytes, max_seconds)
     except AudioError as error:
         return f"{error.reason}: {error.why}"
     seconds = len(waveform) / rate
@@ -100,63 +104,53 @@ def audio_problem(
 
 
 def check_audio(
-    dataset: Dataset,
-    *,
-    max_seconds: float | None,
-    min_seconds: float = 0.1,
-    column: str = "audio",
-    on_error: str = "refuse",
-    num_proc: int | None = None,
+    dataset: Dataset, *, max_seconds: float | None, max_megabytes: float = MAX_MEGABYTES, on_error: str = "refuse"
 ) -> Dataset:
     """Check every clip of a data set before training. Rows are decoded one at a time; no waveform is kept.
 
     Args:
-        dataset: with the columns `column` and `key`.
+        dataset: with the columns `audio`, encoded or as `{"array", "sampling_rate"}`, and `key`.
         max_seconds: longest clip that fits the run, in seconds; None for no limit.
-        min_seconds: shortest clip, in seconds.
-        column: holds the audio, encoded or as `{"array", "sampling_rate"}`.
+        max_megabytes: largest clip, as a file.
         on_error: `"refuse"` raises if a row cannot be used; `"skip"` drops such rows and prints how many, by reason.
-        num_proc: number of processes; None checks in this one.
 
     Returns:
-        The rows that can be used, in their order, with `column` cast to `datasets.Audio(decode=False)`.
+        The rows that can be used, in their order, with `audio` cast to `datasets.Audio(decode=False)`.
 
     Raises:
         AudioError: with `"refuse"`, some rows cannot be used: counts by reason, and the first 20 keys. With `"skip"`,
             none can.
-        ValueError: unknown `on_error`, limits that exclude each other, or a column that is not there.
+        SettingError: unknown `on_error`, or a column that is not there.
     """
     if on_error not in ("refuse", "skip"):
-        raise ValueError(f"on_error={on_error!r}: it says what to do with unusable rows. Use 'refuse' or 'skip'.")
-    if max_seconds is not None and not 0 <= min_seconds <= max_seconds:
-        raise ValueError(
-            f"min_seconds={min_seconds}, max_seconds={max_seconds}: no clip can satisfy both. Raise max_seconds."
-        )
-    for name in (column, "key"):
+        raise SettingError(f"on_error={on_error!r}: it says what to do with unusable rows. Use 'refuse' or 'skip'.")
+    for name in ("audio", "key"):
         if name not in dataset.column_names:
-            raise ValueError(
+            raise SettingError(
                 f"The data set has the columns {dataset.column_names}: without {name!r} its audio cannot be checked by "
                 f"row. Rename a column, or load it with tars_trl.data.load_questions(..., column_map=...)."
             )
-    dataset = undecoded(dataset, column)
-    rows = dataset.select_columns([column]).with_format(None)
-    problems = rows.map(
-        _row_problem,
-        fn_kwargs={"column": column, "min_seconds": min_seconds, "max_seconds": max_seconds},
-        remove_columns=[column],
-        features=Features({"problem": Value("string")}),
-        num_proc=num_proc,
-        keep_in_memory=True,  # a short string a row, and no cache file beside the user's data
-        load_from_cache_file=False,
-        desc="Checking audio",
-    )["problem"][:]
+    dataset = undecoded(dataset)
+    problems = (
+        dataset.select_columns(["audio"])
+        .with_format(None)
+        .map(
+            lambda row: {"problem": audio_problem(row["audio"], max_seconds=max_seconds, max_megabytes=max_megabytes)},
+            remove_columns=["audio"],
+            features=Features({"problem": Value("string")}),
+            keep_in_memory=True,  # a short string a row, and no cache file beside the user's data
+            load_from_cache_file=False,
+            new_fingerprint="audio-problems",  # it is neither cached nor compared
+            desc="Checking audio",
+        )["problem"][:]
+    )
     bad = [index for index, problem in enumerate(problems) if problem is not None]
     if not bad:
         return dataset
     counts = Counter(problems[index].split(":")[0] for index in bad)
     summary = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
     if on_error == "refuse" or len(bad) == len(dataset):
-        raise _unusable_rows(dataset.select_columns(["key"]), problems, bad, summary, on_error)
+        raise _unusable_rows(dataset["key"], problems, bad, summary, on_error)
     print(f"check_audio: dropped {len(bad)} of {len(dataset)} rows whose audio cannot be used ({summary}).")
     return dataset.select([index for index, problem in enumerate(problems) if problem is None])
 
@@ -172,125 +166,130 @@ def undecoded(dataset: Dataset, column: str = "audio") -> Dataset:
     return dataset.cast_column(column, Audio(decode=False))
 
 
-def _unusable_rows(
-    keys: Dataset, problems: list[str | None], bad: list[int], summary: str, on_error: str
-) -> AudioError:
-    shown = "".join(f"\n  {keys[index]['key']}: {problems[index]}" for index in bad[:KEYS_SHOWN])
+def _unusable_rows(keys: Any, problems: list[str | None], bad: list[int], summary: str, on_error: str) -> AudioError:
+    shown = "".join(f"\n  {keys[index]}: {problems[index]}" for index in bad[:KEYS_SHOWN])
     more = f"\n  and {len(bad) - KEYS_SHOWN} more" if len(bad) > KEYS_SHOWN else ""
-    rest = "or drop them with on_error='skip'" if on_error == "refuse" else "since on_error='skip' leaves no row"
-    remedy = f"Mend or remove these rows, change the limits in seconds, {rest}."
+    rest = "or drop them with on_bad_audio: skip" if on_error == "refuse" else "since skipping them leaves no row"
+    remedy = f"Mend or remove these rows, change the limits, {rest}."
     why = f"their audio cannot be used ({summary}):{shown}{more}\nAudio is never truncated or guessed"
     return AudioError(f"{len(bad)} of {len(keys)} rows", why, remedy, reason="unusable rows")
 
 
-def _row_problem(row: dict, column: str, min_seconds: float, max_seconds: float | None) -> dict[str, str | None]:
-    return {"problem": audio_problem(row[column], min_seconds=min_seconds, max_seconds=max_seconds)}
+# ---- Decoding ------------------------------------------------------------------------------------------------------
 
 
-def _decode(source: Any, sampling_rate: int | None) -> tuple[np.ndarray, int]:
-    """Any source as (float32 waveform of shape (samples,), its own rate in Hz)."""
+def _decode(
+    source: Any, sampling_rate: int | None, max_megabytes: float, max_seconds: float | None = None
+) -> tuple[np.ndarray, int]:
+    """Any source as (float32 waveform of shape (samples,), its own rate in Hz), within limits."""
     if isinstance(source, Mapping):
         if source.get("array") is not None:
-            return _from_samples(source["array"], source.get("sampling_rate") or sampling_rate, source)
-        encoded = source.get("bytes")
-        return _decode(source.get("path") if encoded is None else encoded, sampling_rate)
+            return _from_array(source["array"], source.get("sampling_rate") or sampling_rate)
+        source = source.get("path") if source.get("bytes") is None else source["bytes"]
     if source is None:
-        remedy = "Give the row a clip, or remove it."
-        raise AudioError("audio=None", "there is no audio", remedy, reason="missing")
+        raise AudioError("audio=None", "there is no audio", "Give the row a clip, or remove it.", reason="missing")
     if isinstance(source, (str, PathLike)):
-        return _from_encoded(_read_path(Path(source)), source)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_encoded(bytes(source), source)
-    if hasattr(source, "get_all_samples"):  # torchcodec's AudioDecoder, from a datasets.Audio() that decodes
-        samples = source.get_all_samples()
-        return _from_samples(samples.data, samples.sample_rate, source)
-    if hasattr(source, "read"):
-        encoded = source.read()
-        if not isinstance(encoded, bytes):
-            raise _unreadable(source, "the file object returns text", "Open it with mode 'rb'.")
-        return _from_encoded(encoded, source)
-    return _from_samples(source, sampling_rate, source)
+        path = Path(source)
+        return _from_encoded(_read_file(path, max_megabytes), f"audio file {str(path)!r}", max_megabytes, max_seconds)
+    if isinstance(source, bytes):
+        return _from_encoded(source, f"audio of {len(source)} bytes", max_megabytes, max_seconds)
+    return _from_array(source, sampling_rate)
 
 
-def _read_path(path: Path) -> bytes:
+def _read_file(path: Path, max_megabytes: float) -> bytes:
+    name = f"audio file {str(path)!r}"
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a device may be endless, and a pipe waits for its other end
+            raise _unreadable(name, f"{path} is no regular file")
+        _check_size(status.st_size, name, max_megabytes)
         return path.read_bytes()
     except FileNotFoundError as error:
         remedy = "Check the path; relative ones start at the current folder."
-        raise AudioError(_describe(path), f"no such file, {path}", remedy, reason="missing") from error
-    except OSError as error:
-        raise _unreadable(path, f"{path} cannot be opened, {error.strerror}") from error
+        raise AudioError(name, f"no such file, {path}", remedy, reason="missing") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        if isinstance(error, AudioError):
+            raise
+        raise _unreadable(name, f"{path} cannot be opened, {getattr(error, 'strerror', None) or error}") from error
 
 
-def _from_encoded(encoded: bytes, source: Any) -> tuple[np.ndarray, int]:
+def _check_size(size: int, name: str, max_megabytes: float) -> None:
+    if size > max_megabytes * 1e6:
+        raise AudioError(
+            name,
+            f"{size / 1e6:.1f} MB, the limit is {max_megabytes:g} MB",
+            "Compress the clip, or raise the limit on a clip's megabytes.",
+            reason="too large",
+        )
+
+
+def _from_encoded(encoded: bytes, name: str, max_megabytes: float, max_seconds: float | None) -> tuple[np.ndarray, int]:
+    """Decode block by block: what a header says of the length is not believed, and nothing is allocated by it."""
+    _check_size(len(encoded), name, max_megabytes)
     if not encoded:
-        raise _unreadable(source, "0 bytes")
+        raise _unreadable(name, "0 bytes")
+    blocks: list[np.ndarray] = []
+    length = 0
     try:
-        samples, rate = soundfile.read(io.BytesIO(encoded), dtype="float32", always_2d=True)  # (samples, channels)
-    except soundfile.SoundFileError as error:
-        raise _unreadable(source, f"{len(encoded)} bytes that soundfile cannot decode, {error}") from error
-    return _finite_mono(samples, source), _check_rate(rate, source)
+        with soundfile.SoundFile(io.BytesIO(encoded)) as file:
+            rate, stated = file.samplerate, file.frames
+            most = MOST_SAMPLES if max_seconds is None else min(MOST_SAMPLES, max_seconds * rate)
+            while length <= most:
+                block = file.read(max(1, BLOCK // file.channels), dtype="float32", always_2d=True)
+                if len(block) == 0:
+                    break
+                blocks.append(_mono(block, name))
+                length += len(block)
+    except AudioError:
+        raise
+    except Exception as error:  # libsndfile's own, and MemoryError, OverflowError, … of what it was made to believe
+        why = f"{len(encoded)} bytes that soundfile cannot decode, {type(error).__name__}: {error}"
+        raise _unreadable(name, why) from error
+    if length > most:
+        why = f"{max(length, stated) / rate:.2f} s by its header, the limit is {most / rate:g} s"
+        remedy = "Cut the recording at a pause, or remove the row: audio is never truncated."
+        raise AudioError(name, why, remedy, reason="too long")
+    if not blocks:
+        raise AudioError(name, "it has no samples", "Remove the row, or record it again.", reason="too short")
+    return np.concatenate(blocks), _check_rate(rate, name)
 
 
-def _from_samples(samples: Any, sampling_rate: int | None, source: Any) -> tuple[np.ndarray, int]:
-    if isinstance(samples, torch.Tensor):
-        samples = samples.detach().cpu()
-        samples = samples.float() if samples.dtype == torch.bfloat16 else samples  # numpy has no bfloat16
+def _from_array(samples: Any, sampling_rate: int | None) -> tuple[np.ndarray, int]:
     try:
         array = np.asarray(samples)
     except ValueError as error:  # a ragged list
-        raise _unreadable(source, f"not an array of samples, {error}") from error
+        raise _unreadable(f"audio as {type(samples).__name__}", f"not an array of samples, {error}") from error
+    name = f"audio as {type(samples).__name__} of shape {array.shape}"
     if array.ndim not in (1, 2):
-        raise _unreadable(source, f"samples of shape {array.shape}", "Give (samples,) or (channels, samples).")
-    if array.ndim == 2 and array.shape[0] < array.shape[1]:
-        array = array.T
-    scaled = _full_scale_one(array, source)
+        raise _unreadable(name, f"samples of shape {array.shape}", "Give (samples,) or (channels, samples).")
+    if not np.issubdtype(array.dtype, np.floating):
+        remedy = "Give floats with full scale 1.0."
+        raise _unreadable(name, f"samples of type {array.dtype}, whose full scale is unknown", remedy)
+    if array.size == 0:
+        raise AudioError(name, "it has no samples", "Remove the row, or record it again.", reason="too short")
     if sampling_rate is None:
         remedy = "Pass sampling_rate in Hz with it."
-        raise AudioError(_describe(source), "samples without a sampling rate", remedy, reason="no rate")
-    return _finite_mono(scaled[:, None] if scaled.ndim == 1 else scaled, source), _check_rate(sampling_rate, source)
+        raise AudioError(name, "samples without a sampling rate", remedy, reason="no rate")
+    rows = array[:, None] if array.ndim == 1 else array if array.shape[0] >= array.shape[1] else array.T
+    return _mono(rows.astype(np.float32), name), _check_rate(sampling_rate, name)
 
 
-def _full_scale_one(array: np.ndarray, source: Any) -> np.ndarray:
-    """Samples as float32 in which full scale is 1.0."""
-    if array.dtype == np.uint8:
-        return (array.astype(np.float32) - 128) / 128
-    if array.dtype in (np.int8, np.int16, np.int32):
-        return array.astype(np.float32) / -float(np.iinfo(array.dtype).min)
-    if np.issubdtype(array.dtype, np.floating):
-        return array.astype(np.float32)
-    remedy = "Give floats with full scale 1.0, or 8-, 16- or 32-bit integers."
-    raise _unreadable(source, f"samples of type {array.dtype}, whose full scale is unknown", remedy)
-
-
-def _finite_mono(samples: np.ndarray, source: Any) -> np.ndarray:
-    """(samples, channels) -> (samples,), refusing what has no samples or no value."""
-    if samples.size == 0:
-        remedy = "Remove the row, or record it again."
-        raise AudioError(_describe(source), "it has no samples", remedy, reason="too short")
+def _mono(samples: np.ndarray, name: str) -> np.ndarray:
+    """(samples, channels) -> (samples,), refusing what is no number."""
     bad = int((~np.isfinite(samples)).sum())
     if bad:
         why = f"{bad} of {samples.size} samples are NaN or infinite"
-        raise AudioError(_describe(source), why, "Remove the row, or write the clip again.", reason="not finite")
+        raise AudioError(name, why, "Remove the row, or write the clip again.", reason="not finite")
     return np.ascontiguousarray(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))
 
 
-def _check_rate(rate: int, source: Any) -> int:
-    if not SLOWEST_RATE <= rate <= FASTEST_RATE or rate != int(rate):
-        why = f"{rate} is not a sampling rate of speech"
-        raise AudioError(_describe(source), why, "Pass whole Hz, such as 16000.", reason="no rate")
+def _check_rate(rate: Any, name: str) -> int:
+    if not isinstance(rate, int | float) or not SLOWEST_RATE <= rate <= FASTEST_RATE or rate != int(rate):
+        raise AudioError(
+            name, f"{rate!r} is not a sampling rate of speech", "Pass whole Hz, such as 16000.", reason="no rate"
+        )
     return int(rate)
 
 
-def _unreadable(source: Any, why: str, remedy: str = "Give a complete wav, flac, ogg or mp3 file.") -> AudioError:
-    return AudioError(_describe(source), why, remedy, reason="unreadable")
-
-
-def _describe(source: Any) -> str:
-    """The source in a few words: no samples and no bytes in an error message."""
-    if isinstance(source, (str, PathLike)):
-        return f"audio file {str(source)!r}"
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"audio of {len(source)} bytes"
-    shape = getattr(source, "shape", None)
-    return f"audio as {type(source).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
+def _unreadable(name: str, why: str, remedy: str = "Give a complete wav, flac, ogg or mp3 file.") -> AudioError:
+    return AudioError(name, why, remedy, reason="unreadable")

@@ -32,7 +32,7 @@ def rows_digest(rows: Dataset, with_audio: bool) -> str:
 
 def read_lines(files: Iterable[Path]) -> dict[str, Line]:
     """Finished completions by row key. A line cut off by an interruption is left out, so that it is asked again."""
-    found: dict[str, Line] = {}
+    by_key: dict[str, Line] = {}
     for path in files:
         # Split at \n alone: splitlines() also splits at line separators that a completion may hold.
         for text in path.read_bytes().split(b"\n"):
@@ -40,8 +40,8 @@ def read_lines(files: Iterable[Path]) -> dict[str, Line]:
                 line = json.loads(text)
             except (json.JSONDecodeError, UnicodeDecodeError):
                 continue
-            found[line["key"]] = line
-    return found
+            by_key[line["key"]] = line
+    return by_key
 
 
 def append_lines(path: Path, lines: Sequence[Line]) -> None:

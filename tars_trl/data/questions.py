@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
-from datasets import Audio, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
+import huggingface_hub
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Audio, Dataset, Features, List, Value, concatenate_datasets
 
-from ..errors import QuestionError
+from ..errors import QuestionError, SettingError
 from .audio import undecoded
+from .reading import UNFIT, is_missing, read_rows
 from .schema import (
     LETTERS,
+    PROBLEMS_SHOWN,
     SYSTEM_PROMPT,
     build_prompt,
-    check_questions,
-    one_kind_of_content,
-    overridden,
+    check_rows,
+    override_prompt,
     written_question,
 )
 
@@ -33,10 +33,12 @@ def load_questions(
     *,
     system_prompt: str | None = None,
     instruction: str | None = None,
-    limit: int | None = None,
+    limit: float | None = None,
     seed: int | None = None,
     column_map: Mapping[str, str] | None = None,
     audio_required: bool = True,
+    audio_anywhere: bool = False,
+    strict: bool = True,
     name: str | None = None,
     revision: str | None = None,
 ) -> Dataset:
@@ -58,137 +60,63 @@ def load_questions(
         system_prompt: of the rows that are converted; None for `SYSTEM_PROMPT`, "" for none. If given, it also
             replaces the system turn of rows that come with a prompt.
         instruction: a text that stays written in both twins. If given, it also replaces the one of such rows.
-        limit: keep this many rows, the first ones after shuffling.
-        seed: shuffle with it; None keeps the order.
+        limit: keep this many rows, or this share of them if it is below 1; see `draw_numbers`.
+        seed: draws them; None takes the first ones.
         column_map: {their name: our name}, applied first; "choices.text" names a field of a column.
         audio_required: False adds an empty `audio` column where there is none, for text-only runs and for synthesis.
+        audio_anywhere: also open clips whose path leads out of the data set's folder, absolutely or by a link. Only
+            for data sets that you trust: such a path can name any file of this machine.
+        strict: also refuse rows with a single option or two equal ones. False for published benchmarks, to measure
+            them as they are.
         name: configuration, if the data set has several.
         revision: commit, tag or branch on the hub.
 
     Raises:
-        QuestionError: the rows cannot be read as questions.
-        FileNotFoundError: a path that does not exist.
+        QuestionError: the rows cannot be read as questions: file, row and field.
+        SettingError: a limit that leaves no row.
+        FileNotFoundError: a path or a hub id that does not exist.
+        ConnectionError: the hub cannot be reached.
     """
-    if limit is not None and limit < 1:
-        raise QuestionError(f"limit={limit}: no question would be left. Give at least 1, or None for all.")
     dataset = read_rows(path_or_id, split, name, revision)
-    if len(dataset) == 0:
-        raise QuestionError(f"{path_or_id}, split {split!r}: it has no rows. Check the folder and the split.")
-    dataset = _renamed(dataset, column_map or {})
-    dataset = _with_audio(dataset, audio_required)
-    dataset = _with_columns(dataset, _converted(dataset, split, system_prompt, instruction))
-    check_questions(dataset)
-    if seed is not None:
-        dataset = dataset.shuffle(seed=seed)
-    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
-
-
-# Reading
-
-
-def read_rows(path_or_id: str | Path, split: str, name: str | None, revision: str | None) -> Dataset:
-    """Rows as they are in a folder, a file or a data set of the hub, see `load_questions`; columns stay theirs."""
-    path = Path(path_or_id).expanduser()
-    if path.is_file():
-        if path.suffix == ".parquet":
-            return datasets.load_dataset("parquet", data_files=str(path), split="train")
-        return _read_table(path)
-    if path.is_dir():
-        return _read_folder(path, split, name)
-    looks_local = path.is_absolute() or str(path_or_id).startswith(".") or len(path.parts) > 2
-    if looks_local or path.suffix in (".parquet", *_TABLES):
-        raise FileNotFoundError(f"{path_or_id}: no such file or folder, and no hub id either. Check the path.")
-    return datasets.load_dataset(str(path_or_id), name, split=split, revision=revision)
-
-
-def _read_folder(folder: Path, split: str, name: str | None) -> Dataset:
-    for saved in (folder / split, folder):
-        if (saved / "state.json").is_file():
-            return datasets.load_from_disk(str(saved))
-    if (folder / "dataset_dict.json").is_file():
-        saved_splits: DatasetDict = datasets.load_from_disk(str(folder))
-        if split not in saved_splits:
-            raise QuestionError(f"{folder}: there is no split {split!r}. It has {list(saved_splits)}: choose one.")
-        return saved_splits[split]
-    unnamed = ("questions", "metadata")
-    places = [folder / split / stem for stem in unnamed] + [folder / split]
-    places += [folder / stem for stem in unnamed] if split == "train" else []
-    for place in places:
-        for suffix in (".jsonl", ".csv"):
-            table = place.with_name(place.name + suffix)
-            if table.is_file():
-                return _read_table(table)
-    return datasets.load_dataset(str(folder), name, split=split, cache_dir=_cache_of(folder))
-
-
-def _cache_of(folder: Path) -> str | None:
-    """Where `datasets` may cache what is in a folder now; None for the usual place.
-
-    datasets 5.2 names its cache of a folder with a card after the folder's own name and the card: new files in it, or
-    another folder of that name, would be read as what was there before. Without a card it looks at the files.
-    """
-    if not (folder / "README.md").is_file():
-        return None
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    stamps = [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
-    digest = hashlib.sha256("\n".join(stamps).encode()).hexdigest()[:16]
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"tars-{digest}")
-
-
-def _read_table(table: Path) -> Dataset:
-    """A .jsonl or .csv file as a data set; its text is held in memory, its audio files are not opened."""
-    if table.suffix not in _TABLES:
-        raise QuestionError(f"{table}: a {table.suffix!r} file is no table of questions. Use one of {list(_TABLES)}.")
-    with table.open(encoding="utf-8", newline="") as lines:
-        rows = [_table_row(row, table) for row in _TABLES[table.suffix](lines, table)]
-    names = dict.fromkeys(name for row in rows for name in row)  # in order of appearance
-    columns: dict[str, list] = {name: [row.get(name) for row in rows] for name in names}
-    prompts = columns.get("prompt", [])
-    if prompts and all(isinstance(prompt, list) for prompt in prompts):
-        parts_used = any(isinstance(message.get("content"), list) for prompt in prompts for message in prompt)
-        columns["prompt"] = [one_kind_of_content(prompt, parts_used) for prompt in prompts]
     try:
-        return Dataset.from_dict(columns)
-    except pa.ArrowException as error:
-        raise QuestionError(f"{table}: a column mixes kinds of values, {error}. Write one kind in each.") from error
+        if len(dataset) == 0:
+            raise QuestionError("it has no rows. Check the folder and the split.")
+        dataset = _rename(dataset, column_map or {})
+        dataset = _add_audio(dataset, audio_required)
+        _check_kinds(dataset)
+        if not audio_anywhere:
+            _check_paths(dataset, Path(path_or_id).expanduser())
+        dataset = _with_columns(dataset, _convert(dataset, split, system_prompt, instruction))
+        check_rows(dataset, strict=strict)
+    except QuestionError as error:
+        raise QuestionError(f"{path_or_id}, split {split!r}: {error}") from error
+    return dataset if limit is None else dataset.select(draw_numbers(len(dataset), limit, seed))
 
 
-def _jsonl_rows(lines: Iterable[str], table: Path) -> Iterable[dict]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise QuestionError(f"{table}, line {number}: not JSON, {error}. Write one object a line.") from error
-        if not isinstance(row, dict):
-            raise QuestionError(f"{table}, line {number}: not a JSON object. Write one object a line.")
-        yield row
+def draw_numbers(total: int, limit: float | None, seed: int | None) -> list[int]:
+    """Numbers of the rows to use, ascending.
+
+    Args:
+        total: rows there are.
+        limit: how many to use, or which share of them if below 1 (at least one row); None for all.
+        seed: draws them, the first ones of a draw for any limit; None takes the first rows.
+
+    Raises:
+        SettingError: no row would be left, or a part of one.
+    """
+    if limit is None:
+        return list(range(total))
+    if not limit > 0 or (limit >= 1 and limit != int(limit)):
+        raise SettingError(
+            f"limit={limit}: this many rows cannot be taken. Give a whole number of rows, a share between 0 and 1, or "
+            "leave it out for all."
+        )
+    count = min(total, int(limit) if limit >= 1 else max(1, round(limit * total)))
+    numbers = np.arange(total) if seed is None else np.random.default_rng(seed).permutation(total)
+    return sorted(numbers[:count].tolist())
 
 
-def _csv_rows(lines: Iterable[str], table: Path) -> Iterable[dict]:
-    for number, cells in enumerate(csv.DictReader(lines), start=1):
-        row: dict[str, Any] = {name: cell or None for name, cell in cells.items()}
-        try:
-            row |= {name: json.loads(row[name]) for name in ("options", "answer_index") if row.get(name)}
-        except json.JSONDecodeError as error:
-            why = "options and answer_index are read as JSON"
-            raise QuestionError(f'{table}, row {number}: {why}, {error}. Write ["one", "two"] and 0.') from error
-        yield row
-
-
-def _table_row(row: dict, table: Path) -> dict:
-    """With the path of its audio, if any, in `audio`, and absolute."""
-    audio = row.pop("file_name", None) if row.get("audio") is None else row["audio"]
-    if isinstance(audio, str) and "://" not in audio:
-        audio = str((table.parent / audio).absolute())
-    return {**row, "audio": audio} if audio is not None else row
-
-
-_TABLES = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
-
-
-# Converting
+# ---- Converting ----------------------------------------------------------------------------------------------------
 
 _CONVERTED_FROM = (
     *("prompt", "prompt_for_tts", "question", "options", "option_labels"),
@@ -196,7 +124,7 @@ _CONVERTED_FROM = (
 )
 
 
-def _renamed(dataset: Dataset, column_map: Mapping[str, str]) -> Dataset:
+def _rename(dataset: Dataset, column_map: Mapping[str, str]) -> Dataset:
     # "choices.text" is a field of the column "choices" (ARC, OpenBookQA): such columns, and no others, are taken apart.
     fields = [name for name in column_map if "." in name and name not in dataset.column_names]
     named = [name for name in {field.partition(".")[0]: None for field in fields} if name in dataset.column_names]
@@ -207,23 +135,91 @@ def _renamed(dataset: Dataset, column_map: Mapping[str, str]) -> Dataset:
     unknown = [name for name in column_map if name not in dataset.column_names]
     if unknown:
         raise QuestionError(f"column_map names {unknown}: the data set has {dataset.column_names}. Correct the names.")
+    if len(set(column_map.values())) < len(column_map):
+        raise QuestionError(f"column_map gives one name to two columns: {dict(column_map)}. Leave one of them out.")
     # A column of ours that the user replaces with another of theirs has to make room.
     replaced = [ours for ours in column_map.values() if ours in dataset.column_names and ours not in column_map]
     return dataset.remove_columns(replaced).rename_columns(dict(column_map))
 
 
-def _with_audio(dataset: Dataset, required: bool) -> Dataset:
+def _add_audio(dataset: Dataset, required: bool) -> Dataset:
     for name, feature in dataset.features.items():
         if isinstance(feature, Audio):  # also a second recording: reading it would ask for torchcodec
             dataset = undecoded(dataset, name)
     if "audio" in dataset.column_names:
-        return undecoded(dataset)
+        try:
+            return undecoded(dataset)
+        except UNFIT as error:
+            raise QuestionError(
+                f"column 'audio': it holds {dataset.features['audio']}, which is no audio. Give paths, encoded bytes, "
+                "or {'array', 'sampling_rate'}."
+            ) from error
     if required:
         raise QuestionError(
             f"The data set has the columns {dataset.column_names}: there is no audio. Name its column with "
             "column_map={'theirs': 'audio'}, or pass audio_required=False for a run without speech."
         )
     return undecoded(_with_columns(dataset, {"audio": [None] * len(dataset)}))
+
+
+def _check_paths(dataset: Dataset, source: Path) -> None:
+    """Refuse clips that lie elsewhere: a data set from somebody else could name any file of this machine."""
+    if not isinstance(dataset.features["audio"], Audio):
+        return
+    folders = [source if source.is_dir() else source.parent] if source.exists() else []
+    cached = [huggingface_hub.constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE]  # what the hub's links lead to
+    roots = [Path(folder).resolve() for folder in (*folders, *cached)]
+    problems: list[str] = []
+    number = -1
+    for batch in dataset.select_columns(["audio"]).with_format("arrow").iter(1000):
+        audio = batch["audio"].combine_chunks()
+        outside = pc.is_null(pc.struct_field(audio, "bytes")).to_pylist()
+        for opened, path in zip(outside, pc.struct_field(audio, "path").to_pylist(), strict=True):
+            number += 1
+            if not opened or not path or "://" in path or len(problems) == PROBLEMS_SHOWN:
+                continue
+            try:
+                place = Path(path).resolve()
+            except (OSError, ValueError, RuntimeError):  # a loop of links, a zero byte: not opened, so it is reported
+                continue
+            if not any(place.is_relative_to(root) for root in roots):
+                key = dataset[number].get("key") if "key" in dataset.column_names else None
+                problems.append(f"row {key if key is not None else number!r}, audio: {path!r} leads to {place}")
+    if problems:
+        raise QuestionError(
+            "clips lie outside of the data set's folder, and following such paths would let a data set read any file "
+            "of this machine:\n  " + "\n  ".join(problems) + "\nPut the clips into the folder, or, if you trust the "
+            "data set, pass audio_anywhere=True."
+        )
+
+
+_TEXT = ("string", "large_string", "string_view", "null")
+
+
+def _check_kinds(dataset: Dataset) -> None:
+    """Refuse columns of another kind than their name says; None and NaN are looked at row by row."""
+    allowed = {
+        "question": "a text",
+        "prompt_for_tts": "a text",
+        "prompt": "a text or a list of messages",
+        "options": "a list of texts or numbers",
+        "option_labels": "a list of texts",
+    }
+    for name, kind in allowed.items():
+        feature = dataset.features.get(name)
+        dtype = getattr(feature, "dtype", None)
+        text = isinstance(feature, Value) and (dtype in _TEXT or _all_missing(dataset, name))
+        listed = isinstance(feature, List) or (name == "options" and isinstance(feature, dict) and "text" in feature)
+        if feature is not None and not (("a text" in kind and text) or ("a list" in kind and (listed or text))):
+            raise QuestionError(
+                f"column {name!r}: it holds {feature}, and {kind} is needed. Write it so, or name another column with "
+                f"column_map={{'theirs': {name!r}}}."
+            )
+
+
+def _all_missing(dataset: Dataset, name: str) -> bool:
+    """A column without any text is one of floats to pandas, all of them NaN."""
+    return all(is_missing(value) for value in dataset.with_format(None)[name])
 
 
 def _with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:
@@ -238,14 +234,15 @@ def _with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:
     return concatenate_datasets([dataset.select_columns(kept), added], axis=1)
 
 
-def _converted(dataset: Dataset, split: str, system_prompt: str | None, instruction: str | None) -> dict[str, list]:
+def _convert(dataset: Dataset, split: str, system_prompt: str | None, instruction: str | None) -> dict[str, list]:
     """The columns that make `dataset` follow the schema."""
     names = set(dataset.column_names)
     text = dataset.select_columns([name for name in _CONVERTED_FROM if name in names]).with_format(None)
-    if "prompt" in names and isinstance(text[0]["prompt"], list):
+    if "prompt" in names and isinstance(dataset.features["prompt"], List):
         if system_prompt is None and instruction is None:
             return {}
-        return {"prompt": [overridden(row["prompt"], system_prompt, instruction) for row in text]}
+        check_rows(dataset, strict=False)
+        return {"prompt": [override_prompt(row["prompt"], system_prompt, instruction) for row in text]}
     multiple_choice = {"question", "options"} <= names and names & {"answer_index", "answer", "reference"}
     if not multiple_choice and not {"prompt", "reference"} <= names:
         raise QuestionError(
@@ -254,35 +251,44 @@ def _converted(dataset: Dataset, split: str, system_prompt: str | None, instruct
             "answer_index, or prompt (a string) and reference (a letter)."
         )
     system_prompt = SYSTEM_PROMPT if system_prompt is None else system_prompt
-    rows = [_question_row(row, f"{split}-{index:06d}", system_prompt, instruction) for index, row in enumerate(text)]
+    rows = []
+    for index, row in enumerate(text):
+        given = {name: None if is_missing(value) else value for name, value in row.items()}
+        key = next((str(given[name]) for name in ("key", "question_id", "id") if given.get(name) is not None), None)
+        rows.append(_question_row(given, key or f"{split}-{index:06d}", system_prompt, instruction))
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _question_row(row: dict, fallback_key: str, system_prompt: str, instruction: str | None) -> dict:
-    key = next((str(row[name]) for name in ("key", "question_id", "id") if row.get(name) is not None), fallback_key)
+def _question_row(row: dict, key: str, system_prompt: str, instruction: str | None) -> dict:
     question, options, prompt = row.get("question"), row.get("options"), row.get("prompt")
     labels = row.get("option_labels")
-    if isinstance(options, dict) and "text" in options:  # {"text": […], "label": […]}, as ARC and OpenBookQA have it
+    if isinstance(options, dict):  # {"text": […], "label": […]}, as ARC and OpenBookQA have it
         options, labels = options["text"], options.get("label")
     if options is None:
-        question, options = _split_question(prompt, key)
+        question, options = _split_prompt(prompt, key)
     if isinstance(options, list):  # [7, 9]: as a reader would have them
-        options = [str(option) if type(option) in (int, float) else option for option in options]
+        options = [str(option) if _is_number(option) else option for option in options]
     if not question or not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise QuestionError(
-            f"row {key!r}, question={question!r}, options={options!r}: give a text and a list of texts."
+            f"row {key!r}, question={question!r:.200}, options={options!r:.200}: give a text and a list of texts."
         )
+    if not 1 <= len(options) <= len(LETTERS):
+        raise QuestionError(f"row {key!r}, options: there are {len(options)}, and letters run from A to Z.")
     text = row.get("prompt_for_tts") or prompt or written_question(question, options)
     return {
         "prompt": build_prompt(text, system_prompt, instruction),
         "question": question,
         "options": options,
-        "answer_index": _answer_index(row, options, labels or [], key),
+        "answer_index": _answer_index(row, options, labels if isinstance(labels, list) else [], key),
         "key": key,
     }
 
 
-def _split_question(prompt: str | None, key: str) -> tuple[str, list[str]]:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _split_prompt(prompt: str | None, key: str) -> tuple[str, list[str]]:
     """A VoiceBench prompt as question and options: the lines `A. …`, `B. …` up to a blank line or the request."""
     lines = (prompt or "").strip().splitlines()
     labelled = [re.match(r"\(?([A-Z])[.):]\s*(.+)", line.strip()) for line in lines]
@@ -293,7 +299,7 @@ def _split_question(prompt: str | None, key: str) -> tuple[str, list[str]]:
         )
     options: list[str] = []
     for line, match in zip(lines[starts[-1] :], labelled[starts[-1] :], strict=True):
-        if match and match[1] == LETTERS[len(options)]:
+        if match and match[1] == LETTERS[len(options) : len(options) + 1]:
             options.append(match[2].strip())
         elif not line.strip() or line.startswith("What is the answer"):
             break
@@ -310,12 +316,12 @@ def _answer_index(row: Mapping, options: list[str], labels: list[str], key: str)
             f"row {key!r}, option_labels={labels!r}: they are not as many as the options {options}. Correct them, or "
             "leave them out."
         )
-    meant = _meant_options(answer, options, labels)
+    meant = _options_meant(answer, options, labels)
     if index is not None:
-        if not isinstance(index, int) and not (isinstance(index, float) and index.is_integer()):
+        if not _is_number(index) or index not in range(len(options)):
             raise QuestionError(
-                f"row {key!r}, answer_index={index!r}: it is no whole number. Give the index from 0, or name the "
-                "column `answer` if it holds letters, labels or texts."
+                f"row {key!r}, answer_index={index!r}: it is no index of the {len(options)} options {options!r:.200}. "
+                "Give a whole number from 0, or name the column `answer` if it holds letters, labels or texts."
             )
         if meant and index not in meant:  # an index that counts from 1, for instance
             raise QuestionError(
@@ -332,9 +338,9 @@ def _answer_index(row: Mapping, options: list[str], labels: list[str], key: str)
     return meant.pop()
 
 
-def _meant_options(answer: Any, options: list[str], labels: list[str]) -> set[int]:
-    if isinstance(answer, int):
-        return {answer}
+def _options_meant(answer: Any, options: list[str], labels: list[str]) -> set[int]:
+    if _is_number(answer):
+        return {int(answer)} if answer in range(len(options)) else set()
     text = str(answer or "").strip()
     # "3" may stand for the first of 1, 3, 5: a data set that labels its options means labels.
     if text and text in labels:
@@ -350,17 +356,17 @@ def ordered_by(dataset: Dataset, column: str) -> Dataset:
     """`dataset` by the numbers in `column`, ascending; equal ones stay in the order they came.
 
     Raises:
-        ValueError: no such column, or a row without a number there.
+        SettingError: no such column, or a row without a number there.
     """
     if column not in dataset.column_names:
-        raise ValueError(
+        raise SettingError(
             f"curriculum={column!r} is no column of the training questions ({', '.join(dataset.column_names)}), so "
             "they cannot be ordered by it. Name one that is, or leave it out to shuffle."
         )
     level = dataset[column][:]
     for number, value in enumerate(level):
         if not isinstance(value, int | float) or value != value:
-            raise ValueError(
+            raise SettingError(
                 f"curriculum={column!r}: row {dataset[number].get('key', number)!r} has {value!r} there, which cannot "
                 "be ordered. Give every row a number, such as recipes/score_questions.py writes."
             )

@@ -18,15 +18,20 @@ by the trainer, which puts the audio in the place of that text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-
-from datasets import Dataset
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..errors import QuestionError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 COLUMNS = ("audio", "prompt", "question", "options", "answer_index", "key")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PROBLEMS_SHOWN = 20
+CONTROL = re.compile(r"<\|[\w-]{1,40}\|>")
+"""How tokenizers write what is no text: <|im_end|>, a clip's placeholder."""
 
 # The method's format (TARS, "System prompt"): think, then one sentence in which the choice can be found.
 SYSTEM_PROMPT = (
@@ -62,7 +67,7 @@ def build_prompt(text: str, system_prompt: str | None = SYSTEM_PROMPT, instructi
     """
     user: str | list[dict] = text if not instruction else [text_part(text), text_part(instruction)]
     messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return one_kind_of_content([*messages, {"role": "user", "content": user}])
+    return unify_content([*messages, {"role": "user", "content": user}])
 
 
 def spoken_text(prompt: Sequence[Mapping]) -> str:
@@ -81,60 +86,106 @@ def spoken_text(prompt: Sequence[Mapping]) -> str:
     return parts[0]
 
 
-def check_questions(dataset: Dataset) -> None:
+def check_rows(
+    dataset: Dataset, *, required: Sequence[str] = COLUMNS, strict: bool = True, placeholders: Collection[str] = ()
+) -> None:
     """Check the rows against the schema, without looking at the audio (`tars_trl.data.audio.check_audio` does).
+
+    Args:
+        dataset: rows, as they are given to a trainer.
+        required: columns that have to be there; the others of the schema are checked where they are.
+        strict: also refuse a single option and two equal ones, of which no right one can be chosen.
+        placeholders: what stands for media in the prompts of the model in use. Text such as `<|im_end|>` is refused
+            in any case: a tokenizer takes it for the end of a turn, a clip, …
 
     Raises:
         QuestionError: columns are missing, or fields are wrong: the first 20, by row key and field.
     """
-    missing = [name for name in COLUMNS if name not in dataset.column_names]
+    missing = [name for name in required if name not in dataset.column_names]
     if missing:
         raise QuestionError(
             f"The data set has the columns {dataset.column_names}: {missing} of the question schema are missing. "
             "Rename columns with column_map={'theirs': 'ours'}, or convert the rows with tars_trl.data.load_questions."
         )
-    problems, seen = [], set()
-    for index, row in enumerate(dataset.select_columns(list(COLUMNS[1:])).with_format(None)):
-        label = f"row {row['key']!r}" if row["key"] else f"row number {index}"
-        problems += [f"{label}, {problem}" for problem in _row_problems(row)]
-        if row["key"] in seen:
+    problems: list[str] = []
+    seen: set[str] = set()
+    names = [name for name in COLUMNS[1:] if name in dataset.column_names]
+    for index, row in enumerate(dataset.select_columns(names).with_format(None)):
+        key = row.get("key")
+        label = f"row {key!r}" if key else f"row number {index}"
+        problems += [f"{label}, {problem}" for problem in row_problems(row, strict, placeholders)]
+        if isinstance(key, str) and key in seen:
             problems.append(f"{label}, key: another row has the same. Keys must be unique")
-        seen.add(row["key"])
+        seen.add(str(key))
     if problems:
-        shown = "".join(f"\n  {problem}" for problem in problems[:PROBLEMS_SHOWN])
+        listed = "".join(f"\n  {problem}" for problem in problems[:PROBLEMS_SHOWN])
         more = f"\n  and {len(problems) - PROBLEMS_SHOWN} more" if len(problems) > PROBLEMS_SHOWN else ""
         raise QuestionError(
-            f"{len(problems)} fields of {len(dataset)} rows cannot be used:{shown}{more}\nCorrect them."
+            f"{len(problems)} fields of {len(dataset)} rows cannot be used:{listed}{more}\nCorrect or remove them."
         )
 
 
-def _row_problems(row: Mapping) -> list[str]:
-    """What is wrong in one row, field by field."""
+def row_problems(row: Mapping, strict: bool = True, placeholders: Collection[str] = ()) -> list[str]:
+    """What is wrong in the fields of the schema that a row has, as `"field: why"`; see `check_rows`."""
     problems = []
-    if not isinstance(row["key"], str) or not row["key"].strip():
+    if "key" in row and (not isinstance(row["key"], str) or not row["key"].strip()):
         problems.append(f"key: {row['key']!r} is no name. Give a non-empty string")
-    if not isinstance(row["question"], str) or not row["question"].strip():
-        problems.append("question: it is empty")
-    options = row["options"] if isinstance(row["options"], list) else []
-    if not options or not all(isinstance(option, str) and option.strip() for option in options):
-        problems.append(f"options: {row['options']!r} is no list of non-empty texts")
-    index = row["answer_index"]
-    if not isinstance(index, int) or not 0 <= index < len(options):
-        problems.append(f"answer_index: {index!r} is not from 0 to {len(options) - 1}, the {len(options)} options")
-    try:
-        spoken_text(row["prompt"])
-    except QuestionError as error:
-        problems.append(f"prompt: {error}")
-    except (KeyError, TypeError):
-        problems.append(f"prompt: {row['prompt']!r} is no list of messages with role and content")
+    if "question" in row and (not isinstance(row["question"], str) or not row["question"].strip()):
+        problems.append(f"question: {row['question']!r:.100} is no text")
+    options = row.get("options")
+    texts = options if isinstance(options, list) and all(isinstance(option, str) for option in options) else []
+    if "options" in row:
+        if not texts or not all(option.strip() for option in texts):
+            problems.append(f"options: {options!r:.200} is no list of non-empty texts")
+        elif len(texts) > len(LETTERS):
+            problems.append(f"options: there are {len(texts)}, and letters run from A to Z")
+        elif strict and len(texts) == 1:
+            problems.append(f"options: {texts[0]!r:.100} is the only one, so there is nothing to choose")
+        elif strict and len({option.strip() for option in texts}) < len(texts):
+            problems.append(f"options: two of {texts!r:.200} are the same")
+    if "answer_index" in row:
+        index = row["answer_index"]
+        whole = isinstance(index, int) and not isinstance(index, bool)
+        if not whole or index < 0 or ("options" in row and index >= len(texts)):
+            problems.append(f"answer_index: {index!r} is not from 0 to {len(texts) - 1}, the {len(texts)} options")
+    if "prompt" in row:
+        problems += [f"prompt: {problem}" for problem in _prompt_problems(row["prompt"], placeholders)]
     return problems
+
+
+def _prompt_problems(prompt: Any, placeholders: Collection[str]) -> list[str]:
+    """What keeps a conversation from being asked: the first thing of its form, or a text that is no text to a model."""
+    if not isinstance(prompt, list) or not all(isinstance(turn, Mapping) and turn.get("role") for turn in prompt):
+        return [f"{prompt!r:.200} is no list of messages with role and content"]
+    for turn in prompt:
+        content = turn.get("content")
+        parts = [text_part(content)] if isinstance(content, str) else content
+        if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+            return [f"the content {content!r:.200} of the {turn['role']} turn is neither a text nor a list of parts"]
+        for part in parts:
+            if part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
+                return [
+                    f"{part!r:.200} is no part with text. The clip belongs into the audio column, and the trainer puts "
+                    "it in its place"
+                ]
+            found = CONTROL.search(part["text"])
+            media = found[0] if found else next((text for text in placeholders if text in part["text"]), None)
+            if media is not None:
+                return [f"{media!r} in the {turn['role']} turn is no text to the model. Write it in other words"]
+    try:
+        spoken_text(prompt)
+    except QuestionError as error:
+        return [str(error)]
+    if prompt[-1]["role"] != "user":
+        return [f"its last turn is the {prompt[-1]['role']}'s, so nothing is asked. Let it end with the user's"]
+    return []
 
 
 def text_part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-def one_kind_of_content(messages: list[dict], parts_used: bool | None = None) -> list[dict]:
+def unify_content(messages: list[dict], parts_used: bool | None = None) -> list[dict]:
     """Every content as a list of parts if one of them is (or others of the data set are: `parts_used`)."""
     if parts_used is None:
         parts_used = any(isinstance(message.get("content"), list) for message in messages)
@@ -146,7 +197,7 @@ def one_kind_of_content(messages: list[dict], parts_used: bool | None = None) ->
     ]
 
 
-def overridden(prompt: list[dict], system_prompt: str | None, instruction: str | None) -> list[dict]:
+def override_prompt(prompt: list[dict], system_prompt: str | None, instruction: str | None) -> list[dict]:
     """`prompt` with another system turn and instruction; None keeps its own, "" removes it."""
     messages = [dict(message) for message in prompt]
     if system_prompt is not None:
@@ -155,4 +206,4 @@ def overridden(prompt: list[dict], system_prompt: str | None, instruction: str |
     if instruction is not None:
         user = max(index for index, message in enumerate(messages) if message["role"] == "user")
         messages[user]["content"] = [text_part(spoken_text(prompt))] + [text_part(instruction)] * bool(instruction)
-    return one_kind_of_content(messages)
+    return unify_content(messages)

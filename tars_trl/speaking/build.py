@@ -1,7 +1,6 @@
-"""A build in stages: written questions to rows (`text`), rows to clips (`speech`), and the data set card (`card`).
+"""A build in stages: written questions to rows (`text`), and rows to clips (`speech`).
 
     OUT/data/train-00000-of-00020.parquet   what is kept: rows of the schema with compressed audio; none, no file
-    OUT/README.md                           the data set card
     OUT/.work/text-train.parquet            rows that are going to be spoken
     OUT/.work/train-00000.jsonl             outcomes of a shard under way, a line each, appended as they come
     OUT/.work/train-00000.json              what a finished shard kept, and what it dropped and why
@@ -10,7 +9,7 @@
 
 Whatever a file's name promises is whole: files are written beside their place and renamed. So a build can be killed at
 any moment and started again: it repeats what was under way in that moment and nothing else, and ends with the same
-bytes, as everything random depends on the seed and the question's key.
+rows and samples, as everything random depends on the seed and the question's key.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from tqdm import tqdm
 
 from ..data.audio import TARGET_RATE
 from ..data.journal import append_lines, read_lines
-from .card import write_dataset_card
+from ..errors import SettingError
 from .clips import CODECS
 from .recognition import Recognizer, recognizer
-from .say import Outcome, Speaker, counted, say_all
+from .say import Outcome, Speaker, count_dropped, say_all
 from .settings import BuildSettings
 from .voices import Engine
 from .written import written_rows
@@ -46,12 +45,11 @@ SPOKEN = {
     **{"augmentation": Value("string")},
 }
 """Columns that speaking adds, beside `audio`."""
-Counts = dict[str, Any]
 
 
 def build(
     settings: BuildSettings, *, engines: Mapping[str, Engine] | None = None, listener: Recognizer | None = None
-) -> dict[str, Counts]:
+) -> dict[str, Any]:
     """Run the stages that `settings.stage` names, or what is left of them.
 
     Args:
@@ -60,45 +58,59 @@ def build(
         listener: recogniser in place of the one that `settings.asr` names.
 
     Returns:
-        by split: `questions`, `kept`, `dropped` {reason: number}, and once spoken `seconds` and `tts_wer` (its mean).
+        what a card tells of the data set: `splits` with `questions`, `kept`, `dropped` {reason: number} and, once
+        spoken, `seconds`, `tts_wer` (its mean) and `voices` {name: clips} of each; and `title`, `repository`,
+        `source`, `license`, `recognizer`, `max_wer`, `tries`, `augment`, `codec`, `seed`. No paths of this machine.
 
     Raises:
-        ValueError: the output folder belongs to a build with other settings, or no question is left.
+        SettingError: the output folder belongs to a build with other settings, or another process is building there.
+        QuestionError: the questions cannot be read, or none is left.
         VoiceError: a voice cannot be used.
-        RuntimeError: another process is building there, or a process was killed.
+        ChildProcessError: a process was killed.
     """
-    output = Path(settings.output).expanduser()
+    output = Path(str(settings.output_dir)).expanduser()
     work = output / ".work"
     work.mkdir(parents=True, exist_ok=True)
-    with _alone(work):
+    with _hold(work):
         if settings.stage in ("all", "text"):
-            _agree(work / "settings.json", settings, "text")
+            _check_agreement(work / "settings.json", settings, "text")
             _write_text(settings, work)
         if settings.stage in ("all", "speech"):
-            _agree(work / "settings.json", settings, "speech")
+            _check_agreement(work / "settings.json", settings, "speech")
             _speak(settings, output, work, dict(engines or {}), listener)
-        counts = summary(output)
-        if settings.stage in ("all", "card"):
-            write_dataset_card(output, settings, counts)
-    return counts
+        return _facts(settings, output)
 
 
-def summary(output: Path) -> dict[str, Counts]:
+def _facts(settings: BuildSettings, output: Path) -> dict[str, Any]:
+    source = str(settings.dataset)
+    if Path(source).expanduser().exists():
+        source = f"a local copy, {Path(source).name}"
+    elif settings.dataset_revision is not None:
+        source = f"{source}, revision {settings.dataset_revision}"
+    names = ("license", "max_wer", "tries", "augment", "codec", "seed")
+    return {
+        "title": output.name,
+        "repository": settings.push_to or output.name,
+        "source": source,
+        "recognizer": Path(settings.asr).name if settings.asr else None,
+        "splits": count_splits(output),
+        **{name: getattr(settings, name) for name in names},
+    }
+
+
+def count_splits(output: Path) -> dict[str, dict[str, Any]]:
     """What a build has kept and dropped so far, by split; see `build`."""
     work = output / ".work"
-    counts: dict[str, Counts] = {}
+    counts: dict[str, dict[str, Any]] = {}
     for split, written in json.loads(_read(work / "text.json", "--stage text")).items():
-        dropped = Counter(written["dropped"])
-        files = sorted(work.glob(f"{split}-[0-9]*.json"))
-        shards = [json.loads(file.read_text()) for file in files]
-        for shard in shards:
-            dropped.update(shard["dropped"])
+        shards = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(work.glob(f"{split}-[0-9]*.json"))]
+        dropped = sum((Counter(shard["dropped"]) for shard in shards), Counter(written["dropped"]))
         counts[split] = {"questions": written["questions"], "dropped": dict(dropped.most_common())}
         counts[split]["kept"] = sum(shard["kept"] for shard in shards) if shards else written["kept"]
         if shards:
-            heard = [shard["errors"] for shard in shards if shard["errors"] is not None]
+            errors = [shard["errors"] for shard in shards if shard["errors"] is not None]
             counts[split]["seconds"] = round(sum(shard["seconds"] for shard in shards), 1)
-            counts[split]["tts_wer"] = sum(heard) / max(1, counts[split]["kept"]) if heard else None
+            counts[split]["tts_wer"] = sum(errors) / max(1, counts[split]["kept"]) if errors else None
             counts[split]["voices"] = dict(sum((Counter(shard["voices"]) for shard in shards), Counter()))
     return counts
 
@@ -138,8 +150,8 @@ def _speak(
             pace=(settings.pace[0], settings.pace[1]),
             tries=settings.tries,
             max_wer=settings.max_wer,
-            min_seconds=settings.min_seconds,
-            max_seconds=settings.max_seconds,
+            min_seconds=settings.min_audio_seconds,
+            max_seconds=settings.max_audio_seconds,
             augmentation=settings.augmentation,
             codec=settings.codec,
         )
@@ -172,9 +184,9 @@ def _speak_split(table: pa.Table, speaker: Speaker, split: str, output: Path, se
         else:
             journal = work / f"{stem}.jsonl"
             outcomes[number] = read_lines([journal] if journal.is_file() else [])
-            dropped.update(counted(outcomes[number].values()))
+            dropped.update(count_dropped(outcomes[number].values()))
             done += len(outcomes[number])
-    missing = [row for number, found in outcomes.items() for row in parts[number] if row["key"] not in found]
+    missing = [row for number, said in outcomes.items() for row in parts[number] if row["key"] not in said]
     for number in list(outcomes):
         write_if_whole(number)
     if missing:
@@ -184,7 +196,7 @@ def _speak_split(table: pa.Table, speaker: Speaker, split: str, output: Path, se
             number = shard_of[outcome["key"]]
             append_lines(work / f"{stems[number]}.jsonl", [outcome])
             outcomes[number][outcome["key"]] = outcome
-            dropped.update(counted([outcome]))
+            dropped.update(count_dropped([outcome]))
             bar.update()
             bar.set_postfix(kept=bar.n - sum(dropped.values()), **dropped)
             write_if_whole(number)
@@ -226,35 +238,36 @@ def _write_shard(
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
+def _hold(work: Path) -> Iterator[None]:
     """Hold the folder's lock, which the system takes back when the process ends in whatever way."""
     with (work / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RuntimeError(
-                f"output={str(work.parent)!r}: another process is building there. Wait for it, or name another folder."
+            raise SettingError(
+                f"output_dir={str(work.parent)!r}: another process is building there. Wait for it, or name another "
+                "folder."
             ) from error
         yield
 
 
-def _agree(file: Path, settings: BuildSettings, stage: str) -> None:
+def _check_agreement(file: Path, settings: BuildSettings, stage: str) -> None:
     """See that a stage that is continued has the settings it began with, and note those of one that begins."""
     now = json.loads(json.dumps(settings.fixed(stage)))
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     changed = [name for name in now if name in before and now[name] != before[name]]
     if changed:
         given = "; ".join(f"{name} was {before[name]!r}, now {now[name]!r}" for name in changed)
-        raise ValueError(
-            f"output={settings.output!r} belongs to a build with other settings ({given}): its rows would not go "
-            "together with the new ones. Use the old settings, name another folder, or remove this one."
+        raise SettingError(
+            f"output_dir={settings.output_dir!r} belongs to a build with other settings ({given}): its rows would not "
+            "go together with the new ones. Use the old settings, name another folder, or remove this one."
         )
     _replace_text(file, json.dumps({**before, **now}, indent=2, ensure_ascii=False))
 
 
 def _read(file: Path, remedy: str) -> str:
     if not file.is_file():
-        raise ValueError(f"There is no {file}, so there is nothing to go on from. Run {remedy} first.")
+        raise SettingError(f"There is no {file}, so there is nothing to go on from. Run {remedy} first.")
     return file.read_text(encoding="utf-8")
 
 

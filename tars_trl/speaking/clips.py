@@ -37,18 +37,17 @@ class Augmentation:
     """Seconds in which an artificial room falls by 60 dB, drawn evenly."""
 
 
-def finished(samples: np.ndarray, rate: int) -> np.ndarray:
+def finish(samples: np.ndarray, rate: int) -> np.ndarray:
     """A clip at 16 kHz without silence at its ends but for 0.1 s, at -23 LUFS; quieter where its peak would clip.
 
     Args:
         samples: (samples,), as an engine made them.
         rate: in Hz.
     """
-    waveform = trimmed(load_audio(samples, sampling_rate=rate))
-    return levelled(waveform)
+    return level(trim(load_audio(samples, sampling_rate=rate)))
 
 
-def trimmed(waveform: np.ndarray, margin: float = 0.1) -> np.ndarray:
+def trim(waveform: np.ndarray, margin: float = 0.1) -> np.ndarray:
     """Without what is quieter than 1 % of the peak at both ends, but for `margin` seconds."""
     loud = np.flatnonzero(np.abs(waveform) > 0.01 * np.abs(waveform).max())
     if len(loud) == 0:
@@ -57,7 +56,7 @@ def trimmed(waveform: np.ndarray, margin: float = 0.1) -> np.ndarray:
     return waveform[max(0, loud[0] - keep) : loud[-1] + 1 + keep]
 
 
-def levelled(waveform: np.ndarray) -> np.ndarray:
+def level(waveform: np.ndarray) -> np.ndarray:
     """At -23 LUFS (ITU-R BS.1770), or as near as the peak allows. A clip that has no loudness is left as it is."""
     wave = torch.from_numpy(np.ascontiguousarray(waveform))[None]
     # Loudness is measured over blocks of 0.4 s: a shorter clip is repeated.
@@ -87,13 +86,13 @@ def clip_problem(
     problem = audio_problem(samples, sampling_rate=rate, min_seconds=min_seconds, max_seconds=max_seconds)
     if problem is not None:
         return problem
-    level = np.abs(samples)
-    peak = float(level.max())
-    top = level >= 0.999 * peak
+    magnitude = np.abs(samples)
+    peak = float(magnitude.max())
+    top = magnitude >= 0.999 * peak
     clipped = float((top[1:] & top[:-1]).mean())
     if clipped > CLIPPED_SHARE:
         return f"clipped: {100 * clipped:.2f} % of the samples lie side by side at the peak"
-    loud = np.flatnonzero(level > 10 ** (-50 / 20) * peak)
+    loud = np.flatnonzero(magnitude > 10 ** (-50 / 20) * peak)
     pause = float(np.diff(loud).max()) / rate if len(loud) > 1 else 0.0
     if pause > LONGEST_PAUSE:
         return f"pause: {pause:.1f} s of silence inside"
@@ -103,7 +102,7 @@ def clip_problem(
     return None
 
 
-def augmented(waveform: np.ndarray, settings: Augmentation, draw: random.Random) -> tuple[np.ndarray, str]:
+def augment(waveform: np.ndarray, settings: Augmentation, draw: random.Random) -> tuple[np.ndarray, str]:
     """A clip with noise, another speed or a room, as `draw` decides.
 
     Returns:
@@ -126,7 +125,7 @@ def augmented(waveform: np.ndarray, settings: Augmentation, draw: random.Random)
         snr = round(draw.uniform(*settings.snr_db))
         wave = add_noise(wave, _pink(len(wave), generator), torch.tensor(float(snr)))
         done.append(f"noise {snr} dB")
-    return levelled(wave.numpy()), ", ".join(done)
+    return level(wave.numpy()), ", ".join(done)
 
 
 def _room(seconds: float, generator: torch.Generator) -> torch.Tensor:
@@ -149,44 +148,10 @@ CODECS = {"opus": ("OGG", "OPUS", "ogg"), "flac": ("FLAC", "PCM_16", "flac")}
 """Name: container, subtype and file ending. Opus takes about 25 kbit/s, FLAC about 130."""
 
 
-def encoded(waveform: np.ndarray, codec: str = "opus") -> bytes:
-    """A clip as a file. The same waveform gives the same bytes."""
+def encode(waveform: np.ndarray, codec: str = "opus") -> bytes:
+    """A clip as a file. The same waveform gives the same samples; an Ogg file's bytes hold a number drawn anew."""
     container, subtype, _ = CODECS[codec]
     buffer = io.BytesIO()
-    level = {"compression_level": 0.92} if codec == "opus" else {}
-    soundfile.write(buffer, waveform, TARGET_RATE, format=container, subtype=subtype, **level)
-    return _with_serial(buffer.getvalue(), 0) if codec == "opus" else buffer.getvalue()
-
-
-def _with_serial(ogg: bytes, serial: int) -> bytes:
-    """An Ogg stream with this serial number: libsndfile draws one anew each time, and the pages' checksums hold it."""
-    data, start = bytearray(ogg), 0
-    while start < len(data):  # a page: 27 bytes of header, a table of segment lengths, the segments (RFC 3533)
-        segments = data[start + 26]
-        end = start + 27 + segments + sum(data[start + 27 : start + 27 + segments])
-        data[start + 14 : start + 18] = serial.to_bytes(4, "little")
-        data[start + 22 : start + 26] = bytes(4)
-        data[start + 22 : start + 26] = _ogg_checksum(data[start:end]).to_bytes(4, "little")
-        start = end
-    return bytes(data)
-
-
-def _ogg_checksum(page: bytes | bytearray) -> int:
-    """CRC-32 with polynomial 0x04c11db7, neither reflected nor inverted (RFC 3533, section 6)."""
-    value = 0
-    for byte in page:
-        value = (value << 8 & 0xFFFFFFFF) ^ _CHECKSUMS[value >> 24 ^ byte]
-    return value
-
-
-def _checksum_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        value = byte << 24
-        for _ in range(8):
-            value = (value << 1 ^ (0x04C11DB7 if value & 0x80000000 else 0)) & 0xFFFFFFFF
-        table.append(value)
-    return table
-
-
-_CHECKSUMS = _checksum_table()
+    options = {"compression_level": 0.92} if codec == "opus" else {}
+    soundfile.write(buffer, waveform, TARGET_RATE, format=container, subtype=subtype, **options)
+    return buffer.getvalue()

@@ -11,20 +11,20 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from .speakable import without_labels
-from .words import plain
+from .speakable import strip_labels
+from .words import bare_words
 
 SIZE = 3  # words of a shingle
 
 
 def question_text(question: str, options: Iterable[str]) -> str:
     """What identifies a question whatever the order and the labels of its options: many differ in nothing but these."""
-    return " ".join([question, *sorted(without_labels(options), key=str.casefold)])
+    return " ".join([question, *sorted(strip_labels(options), key=str.casefold)])
 
 
 def shingles(text: str, size: int = SIZE) -> frozenset[str]:
     """Runs of `size` words, without case and punctuation; a shorter text as a whole, an empty one has none."""
-    words = plain(text).split()
+    words = bare_words(text).split()
     if not words:
         return frozenset()
     return frozenset(" ".join(words[start : start + size]) for start in range(max(1, len(words) - size + 1)))

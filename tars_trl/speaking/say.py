@@ -20,7 +20,7 @@ import torch
 
 from ..data.audio import TARGET_RATE, audio_problem
 from ..errors import RefusedTextError, VoiceError
-from .clips import Augmentation, augmented, clip_problem, encoded, finished
+from .clips import Augmentation, augment, clip_problem, encode, finish
 from .recognition import Recognizer, word_error_rate
 from .voices import Engine, split_voice
 
@@ -79,12 +79,12 @@ class Speaker:
         outcome: Outcome = {}
         for number in range(self.tries):
             draw = random.Random(f"{self.seed}/{key}/{number}")
-            outcome = {"key": key, **self._tried(row, voices[number % len(voices)], draw), "tts_retries": number}
+            outcome = {"key": key, **self._try_voice(row, voices[number % len(voices)], draw), "tts_retries": number}
             if "reason" not in outcome:
                 return outcome
         return outcome
 
-    def _tried(self, row: Mapping[str, Any], voice: str, draw: random.Random) -> Outcome:
+    def _try_voice(self, row: Mapping[str, Any], voice: str, draw: random.Random) -> Outcome:
         pace = round(draw.uniform(*self.pace), 2)
         engine, name = split_voice(voice)
         try:
@@ -95,7 +95,7 @@ class Speaker:
         problem = clip_problem(samples, rate, row["words"], **limits)
         if problem is not None:
             return {"reason": problem.split(":")[0], "detail": f"{voice}, {problem.partition(': ')[2]}"}
-        waveform, change = augmented(finished(np.asarray(samples), rate), self.augmentation, draw)
+        waveform, change = augment(finish(np.asarray(samples), rate), self.augmentation, draw)
         # Once more: trimming makes a clip shorter, another speed or a room makes it longer.
         problem = audio_problem(waveform, sampling_rate=TARGET_RATE, **limits)
         if problem is not None:
@@ -113,7 +113,7 @@ class Speaker:
                 detail = f"{voice}, {100 * rate_of_errors:.0f} %: heard {transcript!r}"
                 return {"reason": "word errors", "detail": detail}
         return {
-            "audio": base64.b64encode(encoded(waveform, self.codec)).decode(),
+            "audio": base64.b64encode(encode(waveform, self.codec)).decode(),
             "voice": f"{engine}:{Path(name).name}" if Path(name).is_file() else voice,  # no paths of this machine
             "pace": pace,
             "seconds": round(len(waveform) / TARGET_RATE, 3),
@@ -128,7 +128,7 @@ def say_all(speaker: Speaker, rows: Sequence[Mapping[str, Any]], processes: int 
 
     Raises:
         VoiceError: nothing can be spoken any more.
-        RuntimeError: a process was killed.
+        ChildProcessError: a process was killed.
     """
     asked = ({name: row[name] for name in ASKED} for row in rows)
     if processes == 1:
@@ -142,10 +142,10 @@ def say_all(speaker: Speaker, rows: Sequence[Mapping[str, Any]], processes: int 
                 running.add(pool.submit(_say, row))
                 if len(running) >= AHEAD * processes:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from _results(done)
-            yield from _results(running)
+                    yield from _take_results(done)
+            yield from _take_results(running)
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise ChildProcessError(
                 f"One of {processes} processes that speak was killed, perhaps for memory. Run the same command again "
                 "with fewer --processes: what is finished is kept."
             ) from error
@@ -153,7 +153,7 @@ def say_all(speaker: Speaker, rows: Sequence[Mapping[str, Any]], processes: int 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _results(done: set[Future]) -> Iterator[Outcome]:
+def _take_results(done: set[Future]) -> Iterator[Outcome]:
     """The results of what went well, before the error of what did not."""
     wait(done)
     failed = [future for future in done if future.exception() is not None]
@@ -162,7 +162,7 @@ def _results(done: set[Future]) -> Iterator[Outcome]:
         future.result()
 
 
-def counted(outcomes: Iterable[Outcome]) -> Counter[str]:
+def count_dropped(outcomes: Iterable[Outcome]) -> Counter[str]:
     """How many were dropped, by reason."""
     return Counter(outcome["reason"] for outcome in outcomes if "reason" in outcome)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..data.schema import LETTERS, written_question
 from ..errors import UnspeakableError
-from .words import in_words, plain, spelled
+from .words import bare_words, put_into_words, spell
 
 MAX_CHARACTERS = 2000
 """Of question and options together (the published building scripts drop what is longer)."""
@@ -52,7 +52,7 @@ _NO_PASSAGE = re.compile(
     r"(?! of\b)(?=[,.;:?!)]|$| (?:is|are|was|the|that|which|it|we)\b)",
     re.IGNORECASE | re.DOTALL,
 )
-_SHOWN: list[tuple[str, re.Pattern]] = [
+_NOT_TEXT: list[tuple[str, re.Pattern]] = [
     ("code", re.compile(r"```|\bdef \w+\(|[)\]];\s*\n|=[^=;\n]*;\s*\n|\{[^{}]*;[^{}]*\}|<\w+>.*</\w+>", re.DOTALL)),
     ("table", re.compile(r"\|[^|\n]*\|[^\n]*\n[^|\n]*\|[^|\n]*\||\t[^\t\n]+\t|\\begin\{(?:tabular|array)")),
     ("reference", _REFERENCE),
@@ -96,35 +96,37 @@ def spoken_form(question: str, options: Sequence[str], *, max_characters: int = 
             too long, or two of its options sound the same.
     """
     named = name_blanks(question.strip())
-    bare = without_labels(options)
+    bare = strip_labels(options)
     if not named or not bare or not all(bare):
         raise UnspeakableError("no text", f"question {question!r}, options {list(options)!r}")
+    if len(bare) < 2:
+        raise UnspeakableError("one option", f"{bare[0]!r} leaves nothing to choose")
     if len(bare) > len(LETTERS):
         raise UnspeakableError("too long", f"{len(bare)} options, and letters run from A to Z")
     prompt = written_question(named, bare)
     if len(prompt) > max_characters:
         raise UnspeakableError("too long", f"{len(prompt)} characters, the limit is {max_characters}")
-    for reason, pattern in _SHOWN:
-        found = pattern.search("\n".join([named, *bare]))
-        if found:
-            raise UnspeakableError(reason, repr(found[0]))
-    said = [in_words(option) for option in bare]
-    if len({plain(text) for text in said}) < len(said):
+    for reason, pattern in _NOT_TEXT:
+        shown = pattern.search("\n".join([named, *bare]))
+        if shown:
+            raise UnspeakableError(reason, repr(shown[0]))
+    said = [put_into_words(option) for option in bare]
+    if len({bare_words(text) for text in said}) < len(said):
         raise UnspeakableError("same options", f"{bare!r} sound like {said!r}")
-    lines = [f"Option {letter}: {_closed(text)}" for letter, text in zip(LETTERS, said, strict=False)]
-    words = "\n".join([_closed(in_words(named)), *lines])
-    return SpokenForm(named, bare, prompt, words, plain(words))
+    lines = [f"Option {letter}: {_end_sentence(text)}" for letter, text in zip(LETTERS, said, strict=False)]
+    words = "\n".join([_end_sentence(put_into_words(named)), *lines])
+    return SpokenForm(named, bare, prompt, words, bare_words(words))
 
 
 def name_blanks(text: str) -> str:
     """Blanks (`__`) as words: "what" for the only one, "first blank", "second blank" and so on for several."""
     blanks = re.findall(r"_{2,}", text)
-    ordinals = iter(spelled(number, "ordinal") for number in range(1, len(blanks) + 1))
+    ordinals = iter(spell(number, "ordinal") for number in range(1, len(blanks) + 1))
     named = re.sub(r"_{2,}", lambda _: " what " if len(blanks) == 1 else f" {next(ordinals)} blank ", text)
     return re.sub(r" +(?=[,.;:?!])", "", re.sub(r" {2,}", " ", named)).strip() if blanks else text
 
 
-def without_labels(options: Iterable[str]) -> list[str]:
+def strip_labels(options: Iterable[str]) -> list[str]:
     """Options, stripped, and without the letters that stand before them if every one has its own."""
     options = [option.strip() for option in options]
     labels = [re.match(rf"\(?{letter}[.):]\s+", option) for letter, option in zip(LETTERS, options, strict=False)]
@@ -133,6 +135,6 @@ def without_labels(options: Iterable[str]) -> list[str]:
     return [option[label.end() :] for option, label in zip(options, labels, strict=True) if label]
 
 
-def _closed(text: str) -> str:
+def _end_sentence(text: str) -> str:
     """With a mark at its end, so that a voice pauses."""
     return text if text.endswith((".", "?", "!")) else text.rstrip(",;: ") + "."

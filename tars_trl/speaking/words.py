@@ -12,16 +12,32 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import UnspeakableError
-from .between import DASH, LEFT_OVER, NUMBER, PAIR, SLASH, UNIT, between_words, dash, left_over, slash, unit, unit_pair
+from .formulas import CALLS, FORMULAS, say_latex_fraction
+from .marks import DASH, DASH_LEFT, SLASH, refuse_dash, replace_dash, replace_dash_between_words, replace_slash
+from .units import (
+    COMPOUND,
+    DENOMINATORS,
+    HYPHENED,
+    INVERSE,
+    NOUN,
+    NUMBER,
+    QUOTIENT,
+    UNIT,
+    name_compound_unit,
+    name_hyphened_unit,
+    name_inverse_units,
+    name_quotient,
+    name_unit,
+)
 
 
-def plain(text: str) -> str:
+def bare_words(text: str) -> str:
     """Lower case, without punctuation, one space between words; apostrophes inside words stay."""
     kept = re.sub(r"(?<![a-z])'|'(?![a-z])|[^\w\s']|_", " ", text.lower())
     return " ".join(kept.split())
 
 
-def in_words(text: str) -> str:
+def put_into_words(text: str) -> str:
     """Numbers, units, formulas, symbols and abbreviations in words.
 
     Raises:
@@ -33,7 +49,8 @@ def in_words(text: str) -> str:
     for pattern, replacement in _NUMBERS:
         text = pattern.sub(replacement, text)
     text = " ".join(text.split())
-    text = re.sub(r"\s+([,.;:?!])", r"\1", text)
+    text = re.sub(r"\s+([,.;:?!]|'s\b)", r"\1", text)
+    text = re.sub(r"(?<=\w)-\s+(?=(?:and|or|to|versus)\b(?!-))", " ", text)  # intra- and extraorally
     text = re.sub(r"(?<=\w)\s?-\s?(?=\w)", "-", text)
     text = re.sub(r"([,;:])[,.;:]*(?=[,;:])|,(?=[.?!])", "", text).strip(" ,;")
     left = re.search(r"[^a-zA-Z\u00c0-\u024f\s,.;:?!'\u0300-\u036f-]", text)
@@ -45,7 +62,7 @@ def in_words(text: str) -> str:
     return text
 
 
-def spelled(number: int | str, kind: str = "cardinal") -> str:
+def spell(number: int | str, kind: str = "cardinal") -> str:
     try:
         from num2words import num2words
     except ImportError as error:
@@ -56,68 +73,114 @@ def spelled(number: int | str, kind: str = "cardinal") -> str:
     return num2words(number, to=kind).replace(",", "")
 
 
-def _number(match: re.Match) -> str:
-    """1,234.50 -> one thousand two hundred and thirty-four point five zero; a year as years are read."""
+def _say_number(match: re.Match) -> str:
+    """1,234.50 -> one thousand two hundred and thirty-four point five zero; a year as years are read.
+
+    Four digits are a year but for what is counted or calculated: 2019 meters, 1500 + 12.
+    """
     whole, _, decimals = match[0].replace(",", "").partition(".")
     whole = whole or "0"
     if len(whole) > 15 or (len(whole) > 1 and whole[0] == "0"):
-        said = " ".join(spelled(int(digit)) for digit in whole)
-    elif re.fullmatch(r"1[1-9]\d\d|20\d\d", match[0]):
-        said = spelled(int(whole), "year")
+        said = " ".join(spell(int(digit)) for digit in whole)
+    elif re.fullmatch(r"1[1-9]\d\d|20\d\d", match[0]) and not _is_counted(match):
+        said = spell(int(whole), "year")
     else:
-        said = spelled(int(whole))
-    tail = " ".join(spelled(int(digit)) for digit in decimals)
+        said = spell(int(whole))
+    tail = " ".join(spell(int(digit)) for digit in decimals)
     return f" {said} point {tail} " if tail else f" {said} "
 
 
-def _decade(match: re.Match) -> str:
+_COUNTED = re.compile(
+    r"\s*(?:percent\b|%|[-+=×÷*/^<>≤≥\u2212](?!\w*-))|(?:\s+|-)(?:"
+    + "|".join(sorted({f"{name.split()[0]}s?" for name in DENOMINATORS.values()} | {"feet"}))
+    + r"|people|men|women|children|dollars|euros|pounds|cents|calories|points|times|copies|votes|words|thousand|million"
+    r"|billion|plus|minus|times|equals|over|divided)\b"
+)
+_COUNTED_BEFORE = re.compile(r"(?:[+=×÷*^<>≤≥≈\u2212]|\b(?:plus|minus|times|equals))\s*$")
+_DATED_BEFORE = re.compile(
+    r"\b(?:in|since|by|of|until|till|before|after|during|circa|early|late|mid|year|spring|summer|autumn|fall|winter"
+    r"|January|February|March|April|May|June|July|August|September|October|November|December)[\s,-]+(?:\w+, )?$",
+    re.IGNORECASE,
+)
+_COUNTED_NOUN = re.compile(r"\s(?!(?:was|has|is|does|this|its|as|thus|perhaps|always|versus)\b)[a-z]{3,}s\b")
+
+
+def _is_counted(match: re.Match) -> bool:
+    before, after = match.string[: match.start()], match.string[match.end() :]
+    if _COUNTED.match(after) or _COUNTED_BEFORE.search(before):
+        return True
+    return bool(_COUNTED_NOUN.match(after)) and not _DATED_BEFORE.search(before)
+
+
+def _say_decade(match: re.Match) -> str:
     """1990s -> nineteen nineties."""
-    said = spelled(int(match[1]), "year")
+    said = spell(int(match[1]), "year")
     return f" {said[:-1]}ies " if said.endswith("y") else f" {said}s "
 
 
-def _clock(match: re.Match) -> str:
+def _say_clock(match: re.Match) -> str:
     hours, minutes = int(match[1]), int(match[2])
     if minutes == 0:
-        return f" {spelled(hours)} o'clock "
-    return f" {spelled(hours)} {'oh ' if minutes < 10 else ''}{spelled(minutes)} "
+        half = re.match(r"\s?[ap]\.?\s?m\b", match.string[match.end() :], re.IGNORECASE)
+        return f" {spell(hours)} " if half else f" {spell(hours)} o'clock "
+    return f" {spell(hours)} {'oh ' if minutes < 10 else ''}{spell(minutes)} "
 
 
-def _money(match: re.Match) -> str:
+_DETERMINER = re.compile(
+    r"\b(?:an?|the|his|her|its|their|my|our|your|this|that|each|every|another)\s(?:[a-z]+(?:ed|al|ld|ew)\s)?$",
+    re.IGNORECASE,
+)
+
+
+def _say_money(match: re.Match) -> str:
+    """$1.50 -> 1 dollar and 50 cents; a $5 fee -> a 5 dollar fee."""
     name = {"$": "dollar", "€": "euro", "£": "pound"}[match[1]]
     amount, _, cents = match[2].partition(".")
-    if len(cents) == 2 and not match[3]:
-        small = "pence" if name == "pound" else "cents"
-        return f"{amount} {name}s" + (f" and {int(cents)} {small}" if int(cents) else "")
-    one = match[2] == "1" and not match[3]
-    return f"{match[2]}{' ' + match[3] if match[3] else ''} {name if one else name + 's'}"
+    if len(cents) != 2 or match[3]:
+        attribute = _DETERMINER.search(match.string[: match.start()]) and NOUN.match(match.string[match.end() :])
+        one = (match[2] == "1" and not match[3]) or attribute
+        return f"{match[2]}{' ' + match[3] if match[3] else ''} {name if one else name + 's'}"
+    small = "penny pence" if name == "pound" else "cent cents"
+    said = f"{amount} {name if amount == '1' else name + 's'}"
+    if not int(cents):
+        return said
+    change = f"{int(cents)} {small.split()[int(cents) != 1]}"
+    return change if amount == "0" else f"{said} and {change}"
 
 
-def _vulgar(match: re.Match) -> str:
+def _say_vulgar(match: re.Match) -> str:
     return f"{match[1]} and {_VULGAR[match[2]]}" if match[1] else f" {_VULGAR[match[2]]}"
 
 
-def _fraction(match: re.Match) -> str:
+_SCORE = re.compile(r"\b(?:grade|score[ds]?|rated|rating|strength|pain)\b[^.,;:]{0,30}$", re.IGNORECASE)
+
+
+def _say_fraction(match: re.Match) -> str:
+    """3/4 -> three quarters, 5/6 -> five sixths; 120/80 is no part, and over; a score is out of its most."""
     halves = {"2": ("half", "halves"), "3": ("third", "thirds"), "4": ("quarter", "quarters")}
     over, under = match[1], match[2]
+    if _SCORE.search(match.string[: match.start()]):
+        return f" {over} out of {under} "
     if under in halves and int(over) < 10:
         return f" {over} {halves[under][int(over) != 1]} "
+    if int(over) < int(under) <= 20 and under != "1":
+        return f" {over} {spell(int(under), 'ordinal')}{'s' * (int(over) != 1)} "
     return f" {over} over {under} "
 
 
-def _power(match: re.Match) -> str:
+def _say_power(match: re.Match) -> str:
     exponent = match[1].strip("{}()")
     named = {"2": "squared", "3": "cubed"}.get(exponent)
     return f" {named} " if named else f" to the power of {exponent.replace('-', 'minus ')} "
 
 
-def _formula(match: re.Match) -> str:
+def _say_formula(match: re.Match) -> str:
     """H2O -> H 2 O; anything without a digit stays."""
     text = match[0]
     return " ".join(re.findall(r"[A-Z][a-z]?|\d+", text)) if any(c.isdigit() for c in text) else text
 
 
-def _table(entries: dict[str, str], before: str = "", after: str = "") -> tuple[re.Pattern, Callable]:
+def _replace_all(entries: dict[str, str], before: str = "", after: str = "") -> tuple[re.Pattern, Callable]:
     """A rule that replaces every key by its value."""
     keys = "|".join(re.escape(key) for key in sorted(entries, key=len, reverse=True))
     return re.compile(f"{before}({keys}){after}"), lambda match: entries[match[1]]
@@ -125,7 +188,15 @@ def _table(entries: dict[str, str], before: str = "", after: str = "") -> tuple[
 
 ABBREVIATIONS = {
     **{"e.g.": "for example", "i.e.": "that is", "etc.": "et cetera", "vs.": "versus", "cf.": "compare"},
-    **{"approx.": "approximately", "Dr.": "Doctor", "Mr.": "Mister", "Mrs.": "Missus", "Ms.": "Miz", "St.": "Saint"},
+    **{
+        "approx.": "approximately",
+        "ca.": "circa",
+        "Dr.": "Doctor",
+        "Mr.": "Mister",
+        "Mrs.": "Missus",
+        "Ms.": "Miz",
+        "St.": "Saint",
+    },
     **{"Prof.": "Professor", "Jr.": "Junior", "Sr.": "Senior", "U.S.": "U S", "U.K.": "U K", "Fig.": "Figure"},
     **{"and/or": "and or", "s/he": "she or he", "w/o": "without", "N/A": "not applicable", "n/a": "not applicable"},
 }
@@ -150,10 +221,22 @@ _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "�
 _ROMAN = {"II": "2", "III": "3", "VI": "6", "VII": "7", "VIII": "8", "IX": "9", "XI": "11", "XII": "12"}
 _PLACED = r"\b((?:[Ww]ar|[Tt]ype|[Pp]hase|[Pp]art|[Aa]rticle|[Tt]itle|[Aa]ct|[Cc]hapter|[Ss]tage|[Cc]lass) )"
 
+_MONTHS = {
+    name[:3]: name
+    for name in (
+        *("January", "February", "March", "April", "May", "June", "July"),
+        *("August", "September", "October", "November", "December"),
+    )
+}
+_MONTHS |= {name: name for name in _MONTHS.values()} | {"Sept": "September"}
+_MONTH = f"({'|'.join(sorted(_MONTHS, key=len, reverse=True))})\\b"
+
 # In this order: what a later rule would take apart comes first.
 _RULES: list[tuple[re.Pattern, Any]] = [
+    (re.compile("\u00c2(?=[\u00a0-\u00bf])"), ""),
     (re.compile("\x80[\x98\x99]"), "'"),  # what is left of UTF-8 that was read as another encoding, in MMLU for one
     (re.compile("\x80[\x93\x94]"), ", "),
+    *FORMULAS,
     (re.compile("[\x80-\x9f\u200b-\u200f\ufeff]|(?:^|(?<=\\s))\u2022(?=\\s)"), " "),
     (re.compile("[\u2018\u2019\u02bc]"), "'"),
     (re.compile("[\u201c\u201d\u00ab\u00bb\"`]|\\*\\*|''"), " "),
@@ -166,50 +249,64 @@ _RULES: list[tuple[re.Pattern, Any]] = [
     # $…$ around mathematics, not the prices $5 and $6
     (re.compile(r"(?<!\\)\$((?=[^$\n]*[\\^_=+])[^$\n]+|[^$\s]{1,15})\$(?!\d)"), r" \1 "),
     (re.compile(r"\\[()\[\]]"), " "),
+    (re.compile(r"\^\s?\{?\\circ\}?"), "°"),
     (re.compile(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}"), r"\1"),
-    (re.compile(r"\\d?frac\{([^{}]*)\}\{([^{}]*)\}"), r"\1 over \2"),
+    (re.compile(r"\\d?frac\{([^{}]*)\}\{([^{}]*)\}"), say_latex_fraction),
     (re.compile(r"\\sqrt\{([^{}]*)\}"), r"√ \1"),
-    _table(_LATEX, after=r"(?![a-z])"),
+    (re.compile(r"((?<=[\d)])\s?|(?<=\b[a-z]))√"), " × √"),
+    _replace_all(_LATEX, after=r"(?![a-z])"),
+    *CALLS,
+    (INVERSE, name_inverse_units),
     (re.compile(f"([{''.join(_SUPERSCRIPTS)}]+)(?=[\u207a\u207b])"), r" \1"),  # the charge of an ion
     (
         re.compile(f"(\u207b?)([{''.join(_SUPERSCRIPTS)}]+)(?![\u207a\u207b])"),
         lambda match: "^" + "-" * len(match[1]) + "".join(_SUPERSCRIPTS[c] for c in match[2]),
     ),
-    (re.compile(f"(\\d?)\\s?([{''.join(_VULGAR)}])"), _vulgar),
-    _table(ABBREVIATIONS, before=r"(?<![\w.])", after=r"(?!\w)"),
-    (re.compile(r"(\d)['\u2032][\u2013-](\d)['\u2032]"), r"\1 prime to \2 prime"),  # from end to end of a strand
-    (DASH, dash),
-    (LEFT_OVER, left_over),
-    (re.compile(r"(?<=\w)\s-\s(?=[\w(])"), between_words),
+    (re.compile(f"(\\d?)\\s?([{''.join(_VULGAR)}])"), _say_vulgar),
+    _replace_all(ABBREVIATIONS, before=r"(?<![\w.])", after=r"(?!\w)"),
+    (HYPHENED, name_hyphened_unit),
+    (re.compile(rf"\b([0-3]?\d)-{_MONTH}"), lambda match: f"{_MONTHS[match[2]]} {spell(int(match[1]), 'ordinal')}"),
+    (DASH, replace_dash),
+    (DASH_LEFT, refuse_dash),
+    (re.compile(r"(?<=[\w)\]])\s-\s(?=[\w(\[])"), replace_dash_between_words),
     (re.compile(r"\s\u2013\s"), ", "),
     (re.compile(_PLACED + r"(IV|V|I)\b"), lambda match: match[1] + {"I": "1", "IV": "4", "V": "5"}[match[2]]),
-    _table(_ROMAN, before=r"\b", after=r"\b"),
+    _replace_all(_ROMAN, before=r"\b", after=r"\b"),
     (
         re.compile(rf"([$€£])\s?({NUMBER})(?:\s(thousand|million|billion|trillion)\b)?"),
-        _money,
+        _say_money,
     ),
-    (re.compile(r"\b(\d{3}0)'?s\b"), _decade),
-    (re.compile(r"\b([fghFGP])\(([a-zA-Z])\)"), r"\1 of \2"),
-    (UNIT, unit),
-    (PAIR, unit_pair),
-    (SLASH, slash),
-    (re.compile(r"\^\s?(\{[^{}]*\}|\([^()]*\)|-?\w+)"), _power),
+    (re.compile(r"\b(\d{3}0)'?s\b"), _say_decade),
+    (
+        re.compile(r"(?<!for )(?<!after )(?<!every )(?<!takes )(?<!take )(?<![=\d.] )(?<![=\d.,])'?\b([2-9]0)'?s\b"),
+        _say_decade,
+    ),
+    (COMPOUND, name_compound_unit),
+    (UNIT, name_unit),
+    (QUOTIENT, name_quotient),
+    (SLASH, replace_slash),
+    (re.compile(r"\^\s?(\{[^{}]*\}|\([^()]*\)|-?\w+)"), _say_power),
     (re.compile(r"_\{?(\w+)\}?"), r" \1 "),
-    (re.compile(r"\b(?:[A-Z][a-z]?\d*){2,}\b"), _formula),
-    _table(GREEK),
+    (re.compile(r"\b(?:[A-Z][a-z]?\d*){2,}\b"), _say_formula),
+    (re.compile(r"\bln\b(?=\s?[\w(])"), "natural log"),
+    _replace_all({letter: f" {word} " for letter, word in GREEK.items()}),
 ]  # fmt: skip
 _NUMBERS: list[tuple[re.Pattern, Any]] = [
-    (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b"), lambda match: f" {spelled(int(match[1]), 'ordinal')} "),
-    (re.compile(r"\b(1?\d|2[0-3]):([0-5]\d)\b"), _clock),
+    (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b"), lambda match: f" {spell(int(match[1]), 'ordinal')} "),
+    (
+        re.compile(rf"\b{_MONTH}\.? ([12]?\d|3[01])(?=[,.;:?!)]|(?<!May \d)(?<!March \d)\s[a-z]|\s?$)(?![.,:]\d)"),
+        lambda match: f"{_MONTHS[match[1]]} {spell(int(match[2]), 'ordinal')}",
+    ),
+    (re.compile(r"\b(1?\d|2[0-3]):([0-5]\d)\b"), _say_clock),
     (re.compile(r"\b(\d{1,3}) (?=\d{1,2}[/\u2044]\d)"), r"\1 and "),  # 2 1/2
-    (re.compile(r"\b(\d+)[/\u2044](\d+)\b"), _fraction),
+    (re.compile(r"\b(\d+)[/\u2044](\d+)\b"), _say_fraction),
     (re.compile(r"(?<=[\d)])\s*\*\s*(?=[\d(A-Za-z])|(?<=\w)\s\*\s(?=\w)"), " times "),
     (re.compile(r"(?<=\d)\s?[xX]\s?(?=\d)"), " times "),
     (re.compile(r"~\s?(?=\d)"), " about "),
     (re.compile(r"[~\u00ac]\s?(?=[A-Za-z(])"), " not "),
-    (re.compile(r"(?<![\w-])-(?=\d|[a-z]\b)"), " minus "),
-    _table({symbol: f" {words} " for symbol, words in SYMBOLS.items()}),
-    (re.compile(rf"{NUMBER}|\.\d+"), _number),
+    (re.compile(r"(?<![\w-])-(?=\d|[a-z]\b|[(√])|(?<=[=+×(,\[{<>≤≥≠])\s?-(?=[A-Z]\b)"), " minus "),
+    _replace_all({symbol: f" {words} " for symbol, words in SYMBOLS.items()}),
+    (re.compile(rf"{NUMBER}|\.\d+"), _say_number),
     (re.compile(r"[()\[\]|\n]+"), ", "),
     (re.compile(r"(?<!\w)[*_]|[*_](?!\w)|[{}~]|\s-+\s"), " "),
 ]

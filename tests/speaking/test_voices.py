@@ -4,19 +4,19 @@ import json
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic
 
 import numpy as np
 import pytest
 
 from tars_trl.errors import RefusedTextError, VoiceError
-from tars_trl.speaking import http_voices as http_engine
-from tars_trl.speaking.clips import clip_problem, encoded
-from tars_trl.speaking.http_voices import HttpEngine
-from tars_trl.speaking.voices import LOCAL_ENGINES, Kokoro, split_voice
+from tars_trl.speaking import voices
+from tars_trl.speaking.clips import clip_problem, encode
+from tars_trl.speaking.voices import LOCAL_ENGINES, HttpEngine, Kokoro, split_voice
 from tests.speaking.tones import RATE, Tones
 
 WAVE = Tones().speak("hello", "plain", 1.0)[0]
-SPOKEN = (200, encoded(WAVE, "flac"), {})
+SPOKEN = (200, encode(WAVE, "flac"), {})
 
 
 class Server:
@@ -34,6 +34,13 @@ class Server:
                 answer = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
                 if answer == "hang":
                     server.release.wait(30)
+                if answer in ("drip", "drip headers"):
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"\r\n" if answer == "drip" else b"X-Long: "))
+                    while not server.release.wait(0.05):
+                        try:
+                            self.wfile.write(b"a")
+                        except OSError:  # the client has gone
+                            return
                 if isinstance(answer, str):
                     return  # closes the connection without a word
                 status, body, headers = answer
@@ -74,8 +81,8 @@ def clock(monkeypatch):
         if seconds > 0:
             state["slept"].append(round(seconds, 6))
 
-    monkeypatch.setattr(http_engine.time, "sleep", sleep)
-    monkeypatch.setattr(http_engine.time, "monotonic", lambda: state["now"])
+    monkeypatch.setattr(voices, "sleep", sleep)
+    monkeypatch.setattr(voices, "monotonic", lambda: state["now"])
     return state
 
 
@@ -114,13 +121,53 @@ def test_a_server_that_hangs_is_given_up(server, clock):
     assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("answer", ["drip", "drip headers"])
+def test_a_server_that_drips_is_given_up_at_the_deadline(server, answer):
+    """A byte every 50 ms never exceeds a limit on each read."""
+    server.answers = [answer]
+    begin = monotonic()
+    with pytest.raises(VoiceError, match="no speech in 1 tries of 0.5 s"):
+        HttpEngine(server.url, timeout=0.5, tries=1).speak("a", "v", 1.0)
+    assert monotonic() - begin < 2.5
+
+
+def test_an_answer_without_end_is_cut_off(server):
+    server.answers = [(200, bytes(3_000_000), {})]
+    with pytest.raises(VoiceError, match="larger than 2 MB.*raise http_max_megabytes"):
+        HttpEngine(server.url, max_megabytes=2).speak("a", "v", 1.0)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 503])
+@pytest.mark.parametrize("before", ["", "x" * 190])  # the second ends in the middle of the token
+def test_a_server_that_repeats_our_header_does_not_get_it_into_a_log(server, clock, monkeypatch, status, before):
+    monkeypatch.setenv("TTS_TOKEN", " secret-token\n")
+    server.answers = [(status, f"{before}Bearer secret-token".encode(), {})]
+    with pytest.raises((VoiceError, RefusedTextError)) as raised:
+        HttpEngine(server.url, token_variable="TTS_TOKEN", tries=2).speak("a", "v", 1.0)
+    assert server.headers[0]["Authorization"] == "Bearer secret-token" and "sec" not in str(raised.value)
+
+
+def test_a_token_that_is_no_header_is_not_quoted(monkeypatch):
+    monkeypatch.setenv("TTS_TOKEN", "secret\nX: y")
+    with pytest.raises(VoiceError, match="a line break") as raised:
+        HttpEngine("http://127.0.0.1:9/", token_variable="TTS_TOKEN").speak("a", "v", 1.0)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_password_in_the_address_is_not_shown(clock):
+    with pytest.raises(VoiceError, match="http://127.0.0.1:9/: no speech") as raised:
+        HttpEngine("http://me:secret@127.0.0.1:9/?key=secret", tries=1).speak("a", "v", 1.0)
+    assert "secret" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
         ((422, b"bad text", {}), RefusedTextError, "status 422, bad text"),
         ((401, b"no", {}), VoiceError, "status 401"),
         ((302, b"", {"Location": "http://127.0.0.1:9/"}), VoiceError, "status 302"),
-        ((200, b"<html>", {}), VoiceError, "no audio file but b'<html>'"),
+        ((200, b"<html>", {}), VoiceError, "no audio file but '<html>'"),
     ],
 )
 def test_lasting_failures_are_not_retried(server, clock, monkeypatch, answer, error, message):
@@ -151,7 +198,13 @@ def test_check_asks_once_and_names_the_voice(server, clock):
 
 
 def test_settings_that_cannot_work():
-    for settings in ({"url": "localhost:80"}, {"tries": 0}, {"timeout": 0}, {"requests_per_second": 0}):
+    for settings in (
+        {"url": "localhost:80"},
+        {"url": "http://[::1"},
+        {"tries": 0},
+        {"timeout": 0},
+        {"requests_per_second": 0},
+    ):
         with pytest.raises(VoiceError):
             HttpEngine(**{"url": "http://127.0.0.1/", **settings})
     with pytest.raises(VoiceError, match="token_variable='NOWHERE_SET'"):

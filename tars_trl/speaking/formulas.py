@@ -1,0 +1,182 @@
+"""How formulas are said: functions, ratios, ions, comparisons, feet and inches.
+
+`FORMULAS` are rules that are applied in order, before numbers, units and symbols are named.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..errors import UnspeakableError
+
+LOGIC = "[\u2228\u2283\u2261~\u00ac\u2022]"
+_FUNCTIONS = {"sin": "sine", "cos": "cosine", "tan": "tangent", "ln": "natural log", "log": "log", "exp": "exp"}
+_FUNCTIONS |= {"var": "variance", "Var": "variance", "cov": "covariance", "Cov": "covariance", "E": "E"}
+CALL = re.compile(
+    r"(?<![A-Za-z])(?:(sin|cos|tan|ln|exp|log(?=\()|[Vv]ar(?=\()|[Cc]ov(?=\()|E(?=\([A-Z]))\s?"
+    r"|([fghFGP])(['\u2032]?)(?:\s(?=\([a-z]\)))?|([b-zA-HJ-Z])(['\u2032]?)(?=\([tnxyz]\)))\(([^()]*)\)"
+)
+
+
+def say_call(match: re.Match) -> str:
+    """f(x) -> f of x; f(x + 1) -> f of, x + 1,: a pause is what is left of brackets."""
+    name = _FUNCTIONS.get(match[1], match[1]) or match[2] or match[4]
+    prime = " prime" if match[3] or match[5] else ""
+    argument = match[6].strip()
+    simple = re.fullmatch(r"[-\u2212]?[\w.\u03b1-\u03c9]*|\w+(?: prime)? of [\w ]+", argument)
+    return f"{name}{prime} of {argument} " if simple else f"{name}{prime} of, {argument}, "
+
+
+def say_latex_fraction(match: re.Match) -> str:
+    """A sum above or below the line is kept together by pauses."""
+    over, under = (f"({part})" if re.search(r"\S\s?[-+\u2212]", part) else part for part in match.groups())
+    return f"{over} over {under}"
+
+
+_RATIO_BEFORE = re.compile(r"\b(?:ratio|proportion|odds|dilut\w+|scale|mix\w*|split|cross\w*)\b[^.?!]{0,40}$", re.I)
+_RATIO_AFTER = re.compile(r"\s(?:ratio|odds|proportion|mixture|dilution|solution|phenotyp\w+|genotyp\w+|split)\b", re.I)
+_VERSE_BEFORE = re.compile(
+    r"\b(?:Genesis|Exodus|Leviticus|Psalms?|Proverbs|Isaiah|Matthew|Mark|Luke|John|Acts|Romans|Corinthians|Galatians"
+    r"|Qur'?an|Koran|Surah?)\s$"
+)
+RATIO = re.compile(r"(?<![\w:.])(\d+(?:\.\d+)?)((?:\s?:\s?\d+(?:\.\d+)?)+)(?![\w:])")
+
+
+def say_ratio(match: re.Match) -> str:
+    """3:2 -> 3 to 2, 9:3:3:1 -> 9 to 3 to 3 to 1; 3:05 stays, as a time.
+
+    Raises:
+        UnspeakableError: a time with seconds.
+    """
+    near = _RATIO_BEFORE.search(match.string[: match.start()]) or _RATIO_AFTER.match(match.string[match.end() :])
+    if not near and re.fullmatch(r"(?:1?\d|2[0-3]):[0-5]\d", match[0]):
+        return match[0]
+    if _VERSE_BEFORE.search(match.string[: match.start()]):
+        return match[0].replace(":", " ")
+    if not near and re.fullmatch(r"\d{1,2}:[0-5]\d:[0-5]\d", match[0]):
+        raise UnspeakableError("formula", f"{match[0]!r} may be a time or a ratio")
+    return match[1] + match[2].replace(" ", "").replace(":", " to ")
+
+
+def _say_charge(match: re.Match) -> str:
+    """SO4^2- -> SO4 2 minus."""
+    return f"{match[1]} {match[2]} {'plus' if match[3] == '+' else 'minus'} "
+
+
+def _say_sides(match: re.Match) -> str:
+    """4 x 3-cm -> 4 by 3-cm; with an equation or powers of ten it is a product."""
+    sides = re.findall(r"[\d.]+", match[0])
+    if "=" in match.string or any(float(side) >= 1000 or side in ("10", "100") for side in sides):
+        return match[0]
+    return re.sub(r"\s?[xX×]\s?", " by ", match[0])
+
+
+def _multiply_before_bracket(match: re.Match) -> str:
+    """The x of 2x (5x4) is a sign where the same text multiplies numbers with it, and else a variable."""
+    return " times " if re.search(r"\d\s?[xX]\s?\d|\)\s?[xX]\s?\(", match.string) else match[0]
+
+
+def _subtract(match: re.Match) -> str:
+    """The dash of 2x — 1 < 10 is a minus; in prose it is a pause."""
+    return "\u2212" if re.search(r"[=<>\u2264\u2265]", match.string) else match[0]
+
+
+def _say_dot(match: re.Match) -> str:
+    """The dot between statements is their "and", and else a product."""
+    return f"{match[1]} {'and' if re.search(LOGIC, match.string) else 'times'} "
+
+
+def _say_over(match: re.Match) -> str:
+    over, under = (part for part in match.groups() if part)
+    return f"{over} over {under}"
+
+
+def _say_digits(match: re.Match) -> str:
+    """1001 0011 -> 1 0 0 1, 0 0 1 1."""
+    return ", ".join(" ".join(group) for group in match[0].split())
+
+
+def _say_between_bars(match: re.Match) -> str:
+    """|x - 2| -> the absolute value of x - 2; of groups and sets it may be the number of elements."""
+    inside = match[0][1:-1]
+    if re.search("[A-Z|]", inside) or not re.search(r"\w", inside):
+        raise UnspeakableError("formula", f"{match[0]!r} may be an absolute value or a number of elements")
+    return (
+        f"the absolute value of, {inside}, "
+        if re.search("[-+\u2212]", inside[1:])
+        else f"the absolute value of {inside}"
+    )
+
+
+def _refuse_code(match: re.Match) -> str:
+    raise UnspeakableError("code", f"{match[0]!r} is a slice")
+
+
+def _refuse_tilde(match: re.Match) -> str:
+    raise UnspeakableError("formula", "'~' is the name of a relation here")
+
+
+def _refuse_lost_exponent(match: re.Match) -> str:
+    """The 9.3 x 1013 of a text whose 10¹³ lost its exponent."""
+    raise UnspeakableError("formula", f"{match[0]!r} may have lost an exponent")
+
+
+def _close_up(match: re.Match) -> str:
+    """[T]he -> The, attack[ed] -> attacked."""
+    return match[1] or match[2]
+
+
+_LENGTH = r"(?:cm|mm|m|km|ft|in|inch|inches|feet|foot|yd|yards?|meters?|miles?|mi)"
+_SIDE = r"\d+(?:\.\d+)?"
+_BIG = r"\d{1,3}(?:,\d{3})+"
+_END = r"(?=[\s,.;:?!)\]]|$)"
+FORMULAS: list[tuple[re.Pattern, Any]] = [
+    (re.compile("(\\d)['\u2032\u2019][\u2013-](\\d)['\u2032\u2019]"), r"\1 prime to \2 prime"),  # a strand's ends
+    (re.compile("(?<=\\d)\\s?['\u2032\u2019]\\s?(\\d\\d?(?:\\.\\d+)?)\\s?(?:[\"\u2033\u201d]|'')"), r" feet \1 inches"),
+    (re.compile(r"(\d)\s?(?:ft|foot|feet)\.?,?\s(\d{1,2}(?:\.\d+)?)\s?in\b(?:\.(?=\s[a-z]))?"), r"\1 feet \2 inches"),
+    (re.compile(r"\b1 feet (?=[\d.]+ inches)"), "1 foot "),
+    (re.compile(r"(?<= (?:feet|foot) 1 inch)es"), ""),
+    (re.compile(r"(\d)\s?(?:([CF])°|o([CF])\b)"), r"\1 °\2\3"),
+    (re.compile("(\u0394 ?[A-Z]|\\bE)°(?! ?[CFK]\\b)"), r"\1 standard"),
+    (re.compile(r"([$€£]\s?[\d,]+)\.\s(\d\d)(?!\d)"), r"\1.\2"),
+    (re.compile(r"(?<=[a-z])(?=\d{1,2}:\d\d)"), " "),
+    (re.compile(r"<--?(?=\s)"), "←"),
+    (re.compile(r"<=(?!>)"), "≤"),
+    (re.compile(r"(?<!<)>="), "≥"),
+    (re.compile(r"!="), "≠"),
+    (re.compile(r"(?<![<-])--?>"), "→"),
+    (re.compile(r"\b([a-zA-Z])\s?:\s?(\([^()]*\)|[^\s:,()]{1,6})\s?→\s?"), r"\1 from \2 to "),
+    (re.compile("([\u03c0\u03c3\u03b4])\\*(?=\\s(?!\\s?[\\d(])|[,.;:)\\]]|$)"), r"\1 star"),
+    (re.compile("(?<=[\\dxyzn)])\\s?\u2014\\s?(?=\\d)"), _subtract),
+    (re.compile(r"\b([A-Z][A-Za-z\d()\[\]]*)\^\{?(\d?)([-+\u2212])\}?(?!\s?[\d(]|\w)"), _say_charge),
+    (re.compile(rf"\b([A-Z][A-Za-z]*\d?[A-Z]?O\d)([23])([-\u2212]){_END}"), _say_charge),
+    (re.compile(rf"\b([A-Z][a-z]?)([1-4])([-\u2212]){_END}"), _say_charge),
+    (
+        re.compile(rf"\b(Cl|Br|OH|NO[23]|HCO3|CN|SCN|MnO4|ClO\d?|HSO4|H2PO4|CH3COO)()([-\u2212]){_END}"),
+        _say_charge,
+    ),
+    (re.compile("(?<=[\\d)\\]])\\s?\u2022\\s?(?=[\\d(])"), " × "),
+    (re.compile("(\\b[A-Z][a-z]?|[)\\]])\\s?\u2022\\s?(?=[~\u00ac(\\[]|[A-Z][a-z]?\\b)"), r"\1 and "),
+    (re.compile("(\\b[A-Z][a-z]?|[)\\]])\\s?\u00b7\\s?(?=[~\u00ac(\\[]|[A-Z][a-z]?\\b)"), _say_dot),
+    (re.compile(r"(?<![\d.])\d(?:\.\d+)?\s?[xX×]\s?10(?!00?\b)\d\d?(?![\d.,])"), _refuse_lost_exponent),
+    (re.compile(rf"(?<![\w.]){_SIDE}\s?[xX×]\s?{_SIDE}(?:\s?[xX×]\s?{_SIDE})?(?=[\s-]?{_LENGTH}\b)"), _say_sides),
+    (re.compile(r"(?<=\))\s?[xX]\s?(?=\()|(?<=\d)[xX]\s?(?=\(\d)"), _multiply_before_bracket),
+    (re.compile(r"\[([A-Za-z])\](?=[a-z]{2})|(?<=[a-z]{2})\[(s|e?d|n|ing|er|ly)\](?!\w)"), _close_up),
+    (re.compile(r"(?<=\s)\[([a-z][a-z' -]{0,40})\](?=[\s,.;])"), r"\1"),
+    (re.compile(r"\b([A-Z]):([A-Z])\b"), r"\1 to \2"),
+    (re.compile(rf"(?<![\d/])({_BIG}|\d+)\s?/\s?({_BIG})(?![\d/])|({_BIG})\s?/\s?(\d+)(?![\d/])"), _say_over),
+    (re.compile(r"(?<=\d)\s%\s(?=\d)"), " mod "),
+    (re.compile(r"(?<=\b[A-Za-z])\s[x×]\s(?=\d)"), " by "),
+    (re.compile(r"(\d)\s?in\.(?=\s*(?:$|[,;)]))"), r"\1 inches"),
+    (re.compile(r"\b([35])['\u2019](?=[\s)\]])(?!\s(?:tall|wide|high|long|deep|by))"), r"\1 prime"),
+    (re.compile(r"(?<=\d)['\u2019](?=\s(?:tall|wide|high|long|deep|by)\b)"), " feet"),
+    (re.compile(r"\bP\(([^()|]+)\|([^()|]+)\)"), r"P(\1 given \2)"),
+    (re.compile(r"\|[^\s|](?:[^|\n]{0,12}[^\s|])?\|"), _say_between_bars),
+    (re.compile(r"~(?=\s?(?:=|is\b|on\b))"), _refuse_tilde),
+    (re.compile(r"\b[01]{4}(?:\s[01]{4})+\b"), _say_digits),
+    (re.compile("\u03c7(?:2|\u00b2|\\^2)"), "\u03c7 squared"),
+    (re.compile(r"(?<=\w)\[\d*:\d*\]"), _refuse_code),
+    (RATIO, say_ratio),
+]  # fmt: skip
+CALLS: list[tuple[re.Pattern, Any]] = [*[(CALL, say_call)] * 3, (re.compile(r" {2,}"), " ")]  # from within: f(g(x))
