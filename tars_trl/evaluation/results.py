@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.journal import Line
+from ..errors import NotLoggedError
 from .metrics import bootstrap_interval, mcnemar, standard_error
 
 
@@ -69,6 +70,25 @@ def results_file(path: str | Path) -> Path:
 def read_results(path: str | Path) -> dict[str, Any]:
     """The content of a results file, or of the latest one in a folder."""
     return json.loads(results_file(path).read_text(encoding="utf-8"))
+
+
+def read_pair(path: str | Path) -> dict[str, Any]:
+    """The accuracies of one model in both modalities: of several tasks their average.
+
+    Args:
+        path: a results file, or the folder of an evaluation.
+
+    Raises:
+        NotLoggedError: there is no result in both modalities, or there are several.
+    """
+    content = read_results(path)
+    pairs = content.get("averages") or content.get("pairs") or {}
+    if len(pairs) != 1:
+        raise NotLoggedError(
+            f"{path} holds {len(pairs)} results in both modalities ({', '.join(pairs)}), where one is drawn. Give "
+            "an evaluation with --modality both."
+        )
+    return dict(next(iter(pairs.values())))
 
 
 def read_samples(path: str | Path) -> dict[str, list[Line]]:
