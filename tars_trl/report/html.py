@@ -7,7 +7,6 @@ import base64
 import functools
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from markupsafe import Markup
 
 from ..errors import NotLoggedError
 from ..record import read_run
-from ..settings import defaults_of
 from . import plots
 from .frames import LoggedRun, completions_frame, load_run, reward_columns
 
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 ENCODINGS = {b"OggS": "audio/ogg", b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"ID3\x03": "audio/mpeg"}
 MOST_BYTES = 200_000
 """Larger clips are encoded again, as Ogg at 16 kHz (about 8 kB a second)."""
-OF_THE_MACHINE = ("logging_dir", "output_dir")
-"""Settings that name the machine, not the run."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -241,22 +237,10 @@ def _questions(folder: Path, questions: Iterable[Mapping[str, Any]], samples: in
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, list] | None:
-    from ..config import TARSGRPOConfig
+    from ..config import telling_settings
 
-    settings = {
-        name: value for name, value in settings.items() if name not in OF_THE_MACHINE and not name.endswith("_token")
-    }
-    if not settings:
-        return None
-    defaults = defaults_of(TARSGRPOConfig)
-    ours = {field.name for field in fields(TARSGRPOConfig) if "rule" in field.metadata}
-    chosen = {
-        name for name, value in settings.items() if name in ours or (name in defaults and value != defaults[name])
-    }
-    return {
-        "chosen": [[name, value] for name, value in settings.items() if name in chosen],
-        "others": [[name, value] for name, value in settings.items() if name not in chosen],
-    }
+    chosen, others = telling_settings(settings)
+    return {"chosen": list(chosen.items()), "others": list(others.items())} if settings else None
 
 
 def _trainable(table: Iterable[Mapping[str, Any]]) -> list[list[str]]:
