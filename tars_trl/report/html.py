@@ -179,15 +179,21 @@ def _before_after(evaluation: Path) -> dict[str, Any] | None:
     if not all((evaluation / name).is_dir() for name in ("before", "after")):
         return None
     before, after = (read_pair(evaluation / name) for name in ("before", "after"))
+    rates = {"recovery": "recovery, %"}
+    if any(result.get("mrr") is not None for result in (before, after)):
+        rates["mrr"] = "MRR, %"
     rows = []
     for name, result in (("before", before), ("after", after)):
         cells = [name]
         for kind in ("speech_accuracy", "text_accuracy", "gap"):
             low, high = result[f"{kind.removesuffix('_accuracy')}_interval"]
             cells.append(f"{100 * result[kind]:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
-        rows.append([*cells, "" if result["mrr"] is None else f"{result['mrr']:.1f}"])
-    figure = figure_source(plots.plot_before_after(before, after))
-    return {"figure": figure, "rows": rows, "over": after["mrr_denominator"]}
+        rows.append([*cells, *("" if result.get(rate) is None else f"{result[rate]:.1f}" for rate in rates)])
+    return {
+        "figure": figure_source(plots.plot_before_after(before, after)),
+        "header": ["", "speech, %", "text, %", "gap, points", *rates.values()],
+        "rows": rows,
+    }
 
 
 def _curves(run: LoggedRun) -> list[tuple[str, str]]:

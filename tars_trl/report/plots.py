@@ -178,10 +178,12 @@ def plot_before_after(before: Mapping[str, Any], after: Mapping[str, Any], names
             f"{gap:.1f}", (x, gap), (away, 0), textcoords="offset points", ha=side, va="center", weight="bold"
         )
     right.axhline(0, color="#888888", linewidth=1)
-    recovery = [f"{name}\nMRR {_percent(result['mrr'])}" for name, result in zip(names, results, strict=True)]
+    recovery = [
+        f"{name}\nrecovery {_percent(result.get('recovery'))}" for name, result in zip(names, results, strict=True)
+    ]
     right.set(title="Gap (text - speech)", ylabel="percentage points", xlim=(-0.7, 1.7))
     right.set_xticks((0, 1), recovery)
-    below = f"{after['questions']} questions, 95 % intervals. MRR: speech accuracy over {after['mrr_denominator']}"
+    below = f"{after['questions']} questions, 95 % intervals. Recovery: speech accuracy over own text accuracy"
     figure.supxlabel(below, fontsize=9, color="#555555")
     return figure
 

@@ -152,10 +152,10 @@ def _model_metadata(
     license: str | None,
 ) -> ModelCardData:
     return ModelCardData(
-        model_name=name.split("/")[-1],
+        model_name=_one_line(name.split("/")[-1]),
         base_model=base,
         library_name="peft" if adapter else "transformers",
-        license=license or "other",
+        license=_one_line(license or "other"),
         license_name=None if license else "base-model",
         license_link=None if license or base is None else f"https://huggingface.co/{base}",
         language="en",
@@ -174,14 +174,14 @@ def _evaluations(results: Mapping[str, Mapping[str, Any]]) -> list[EvalResult]:
             ("accuracy", "accuracy, written", 100 * pair["text_accuracy"]),
             ("gap", "written minus spoken accuracy", 100 * pair["gap"]),
         ]
-        if pair.get("mrr") is not None:
-            values.append(("modality_recovery_rate", "modality recovery rate", pair["mrr"]))
+        rates = (("recovery", "spoken over own written accuracy"), ("mrr", "modality recovery rate"))
+        values += [(rate, label, pair[rate]) for rate, label in rates if pair.get(rate) is not None]
         for kind, label, value in values:
             entry = EvalResult(
                 task_type="question-answering",
                 task_name="Spoken question answering",
                 dataset_type=re.sub(r"\W+", "-", name.lower()),
-                dataset_name=name,
+                dataset_name=_one_line(name),
                 metric_type=kind,
                 metric_name=label,
                 metric_value=round(value, 2),
@@ -192,8 +192,10 @@ def _evaluations(results: Mapping[str, Mapping[str, Any]]) -> list[EvalResult]:
 
 def _result_row(name: str, pair: Mapping[str, Any]) -> list[str]:
     cells = [_with_interval(pair, key, 100) for key in ("speech_accuracy", "text_accuracy", "gap")]
-    mrr = "undefined" if pair.get("mrr") is None else _with_interval(pair, "mrr", 1)
-    return [_plain(name), _plain(pair["questions"]), *cells, f"{mrr}, of {_plain(pair['mrr_denominator'])}"]
+    recovery, mrr = (_with_interval(pair, key, 1) if pair.get(key) is not None else "" for key in ("recovery", "mrr"))
+    if mrr:
+        mrr += f", of {pair['reference_accuracy']:.2f}"
+    return [_plain(name), _plain(pair["questions"]), *cells, recovery, mrr]
 
 
 def _with_interval(pair: Mapping[str, Any], key: str, scale: float) -> str:
@@ -243,14 +245,15 @@ def write_dataset_card(folder: str | Path, facts: Mapping[str, Any]) -> Path:
             `codec`, `seed`, and `push_to` (the repository, or None).
     """
     folder, counts = Path(folder), facts["counts"]
-    splits = [{"split": split, "path": f"data/{split}-*.parquet"} for split in counts if counts[split]["kept"]]
+    written = [_one_line(split) for split in counts if counts[split]["kept"]]
+    splits = [{"split": split, "path": f"data/{split}-*.parquet"} for split in written]
     spoken = [
         (_plain(split), ", ".join(f"{_plain(voice)} ({number})" for voice, number in sorted(voices.items())))
         for split, voices in ((split, count.get("voices") or {}) for split, count in counts.items())
     ]
     card = DatasetCard.from_template(
         DatasetCardData(
-            license=facts.get("license"),
+            license=_one_line(facts["license"]) if facts.get("license") else None,
             language=["en"],
             task_categories=["question-answering", "automatic-speech-recognition"],
             tags=["audio", "speech", "synthetic", "multiple-choice", "tars-trl"],

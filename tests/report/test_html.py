@@ -13,10 +13,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from markupsafe import escape
 
 from tars_trl.evaluation.metrics import paired_result
-from tars_trl.report.html import MOST_BYTES, answers_html, clip_source, write_report
+from tars_trl.report.html import MOST_BYTES, answers_html, clip_source, render, write_report
 from tests.conftest import clip, question, questions
 from tests.report.test_frames import completion, save_completions, save_state
 
@@ -66,7 +68,8 @@ def save_evaluations(folder, before, after):
     """As recipes/evaluate.py leaves them, where execute_notebooks.py looks for them."""
     for name, speech in (("before", before), ("after", after)):
         (folder / "evaluation" / name / "model").mkdir(parents=True)
-        content = {"pairs": {"demo": paired_result(speech, [True] * len(speech))}, "averages": {}}
+        pair = {**paired_result(speech, [True] * len(speech)), "mrr": None}
+        content = {"pairs": {"demo": pair}, "averages": {}}
         (folder / "evaluation" / name / "model" / "results_1.json").write_text(json.dumps(content))
 
 
@@ -75,7 +78,7 @@ class Reader(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.tags, self.open, self.text = [], [], ""
+        self.tags, self.open, self.text, self.comments = [], [], "", []
         self.feed(page)
         assert not self.open
 
@@ -89,6 +92,9 @@ class Reader(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+
+    def handle_comment(self, data):
+        self.comments.append(data)
 
 
 def test_everything_is_in_one_file_and_escaped(run, tmp_path):
@@ -119,7 +125,7 @@ def test_samples_settings_and_tables_say_what_the_run_says(run):
     assert "learning_rate0.0003" in text and "representation_weight1.0" in text and "adam_beta10.9" in text
     assert "The other 1adam_beta10.9" in text  # what is the default, and not the method's own
     assert str(run.parent) not in text and "hf_secret" not in text
-    assert "MRR, the modality recovery rate: speech accuracy over own text accuracy" in text
+    assert "Recovery: speech accuracy over own text accuracy" in text and "MRR" not in text
 
 
 def test_a_bare_run_has_a_report_too(tmp_path):
@@ -143,11 +149,12 @@ def test_before_and_after_come_from_evaluations(tmp_path):
     save_evaluations(tmp_path, [False, True], [True, True])
     file = tmp_path / "evaluation" / "after" / "model" / "results_1.json"
     content = json.loads(file.read_text())
-    content["pairs"]["demo"] |= {"gap": 0.5, "gap_interval": [0.125, 0.25], "mrr_denominator": "<b>the base's"}
+    content["pairs"]["demo"] |= {"gap_interval": [0.125, 0.25], "recovery": 87.25, "mrr": 93.75}
     file.write_text(json.dumps(content))
     text = Reader(write_report(tmp_path).read_text()).text
     assert "Before and after" in text and text.index("before50.0") < text.index("after100.0")
-    assert "50.0 [12.5, 25.0]" in text and "speech accuracy over <b>the base's" in text
+    assert "0.0 [12.5, 25.0]" in text and "recovery, %MRR, %" in text and "87.293.8" in text
+    assert "MRR, the modality recovery rate: speech accuracy over the base model's text accuracy" in text
 
 
 def test_nothing_pickled_is_read(run, tmp_path, capsys):
@@ -226,3 +233,59 @@ def test_a_browser_shows_it(run, tmp_path):
     done = subprocess.run([*command, "--dump-dom", path.as_uri()], check=True, capture_output=True, timeout=120)
     title = re.search("<title>(.*?)</title>", done.stdout.decode())[1]
     assert html.unescape(title) == "run & <more>"  # and not "hacked"
+
+
+BREAKING = [
+    *("<script>", "</script>", "<!--", "-->", "<img src=x onerror=y>", '"', "'", ">", "<", "&", "&lt;", "]]>", "</td>"),
+    *(
+        "\x00",
+        "\x1b",
+        "\ud800",
+        "\u202e",
+        "\u2028",
+        "\r",
+        "\n",
+        "{{ 7*7 }}",
+        "{% raw %}",
+        "</style>",
+        "javascript:",
+        "a",
+    ),
+]
+HOSTILE = st.one_of(st.text(), st.lists(st.sampled_from(BREAKING)).map("".join)).map(lambda text: text or "x")
+
+
+def page_of(texts):
+    """A page in which every text that comes from a run is one of `texts`."""
+    name, command, key, note, prompt, remark, completion, reward, setting, value, component, cell, modality = texts
+    twin = {
+        "modality": modality,
+        "remark": remark,
+        "completion": completion,
+        "rewards": [[reward, value]],
+        "color": "x",
+    }
+    return {
+        "name": name, "command": command, "seconds": 1, "curves": [("data:x", name)], "drift": "data:x",
+        "before_after": {"figure": "data:x", "header": ["", "gap"], "rows": [[cell, cell]]},
+        "questions": [{"key": key, "note": note, "prompt": prompt, "clip": "data:x", "twins": [twin, twin]}],
+        "settings": {"chosen": [[setting, value]], "others": [[value, setting]]},
+        "trainable": [[component, cell, cell, cell]],
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(HOSTILE, min_size=13, max_size=13))
+def test_nothing_a_run_says_becomes_markup(texts):
+    """Tags and attributes are those of a harmless run, all text is there, control characters are not."""
+    harmless, hostile = Reader(render("page", page_of(["x"] * 13))), Reader(page := render("page", page_of(texts)))
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in harmless.tags]
+    for (_, attributes), (_, expected) in zip(hostile.tags, harmless.tags, strict=True):
+        assert attributes.keys() == expected.keys()
+        assert all(attributes[name] == expected[name] for name in attributes if name != "alt")
+    assert not any(comment for comment in hostile.comments)
+    for text in texts:
+        assert "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text) in hostile.text
+    assert all(character.isprintable() or character in "\n\t" for character in page)
+    page.encode("utf-8")

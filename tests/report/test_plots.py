@@ -112,7 +112,9 @@ def test_before_and_after_with_their_intervals():
     assert [text.get_text() for text in right.texts] == ["40.0", "10.0"]
     bars = [segment for bars in left.containers[0].lines[2] for segment in bars.get_segments()]
     assert bars[0][:, 1] == pytest.approx([100 * end for end in before["speech_interval"]])
-    undefined = paired_result([False], [False])
+    right = plots.plot_before_after({**before, "recovery": 55.55}, after).axes[1]
+    assert right.get_xticklabels()[0].get_text() == "before\nrecovery 55.5 %"
+    undefined = {**paired_result([False], [False]), "recovery": None}
     assert "undefined" in plots.plot_before_after(undefined, undefined).axes[1].get_xticklabels()[0].get_text()
 
 

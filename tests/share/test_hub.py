@@ -239,8 +239,7 @@ def test_recipe_verifies_and_pushes(tiny, hub, tmp_path):
         "speech_accuracy": 0.5,
         "text_accuracy": 0.75,
         "gap": 0.25,
-        "mrr": 66.7,
-        "mrr_denominator": "own",
+        "recovery": 66.7,
     }
     (tmp_path / "results_1.json").write_text(json.dumps({"pairs": {"sums": pair}}))
     arguments = [run, "--output_dir", tmp_path / "out", "--format", "merged", "--max_completion_length", "6"]
