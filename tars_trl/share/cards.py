@@ -4,7 +4,6 @@ The texts are `model_card.md.jinja` and `dataset_card.md.jinja`. Facts come from
 text they pass `_plain` or `_code` and stay on their line, and in a card's code they are literals of strings.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
 from ..config import telling_settings
-from ..evaluation.results import results_file
+from ..evaluation.results import read_results, results_file
 from ..models import SpeechLLM
 from ..models.loading import identity
 
@@ -40,7 +39,7 @@ def read_pairs(paths: Sequence[str | Path], checkpoint: str | Path | None = None
     places: dict[str, Path] = {}
     evaluated = None if checkpoint is None else str(checkpoint)
     for file in map(results_file, paths):
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_results(file)
         of_file = {**content.get("pairs", {}), **content.get("averages", {})}
         if not of_file:
             raise ValueError(

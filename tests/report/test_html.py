@@ -69,7 +69,7 @@ def save_evaluations(folder, before, after):
     for name, speech in (("before", before), ("after", after)):
         (folder / "evaluation" / name / "model").mkdir(parents=True)
         pair = {**paired_result(speech, [True] * len(speech)), "mrr": None}
-        content = {"pairs": {"demo": pair}, "averages": {}}
+        content = {"results": {}, "pairs": {"demo": pair}, "averages": {}}
         (folder / "evaluation" / name / "model" / "results_1.json").write_text(json.dumps(content))
 
 

@@ -209,7 +209,7 @@ def test_pairs_of_files_and_folders(tmp_path):
     files["b/results_2.json"]["averages"] = {"average of x, y": pair}
     for name, content in files.items():
         (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text(json.dumps(content))
+        (tmp_path / name).write_text(json.dumps({"results": {}, **content}))
     pairs = read_pairs([tmp_path / "a" / "results_1.json", tmp_path / "b"])
     assert list(pairs) == ["demo", "x", "y", "average of x, y"] and pairs["x"]["gap"] == 0.5
     (tmp_path / "text_only.json").write_text(json.dumps({"results": {"demo_text": {"acc,none": 0.5}}}))
@@ -220,7 +220,9 @@ def test_pairs_of_files_and_folders(tmp_path):
 def results_of(folder, model, right, **more):
     folder.mkdir(parents=True, exist_ok=True)
     pair = paired_result([right, False], [True, True])
-    (folder / "results_1.json").write_text(json.dumps({"model_name": model, "pairs": {"mmsu": pair}, **more}))
+    (folder / "results_1.json").write_text(
+        json.dumps({"results": {}, "model_name": model, "pairs": {"mmsu": pair}, **more})
+    )
     return folder / "results_1.json"
 
 

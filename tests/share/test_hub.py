@@ -234,14 +234,8 @@ def export(*arguments, endpoint, offline="1"):
 def test_recipe_verifies_and_pushes(tiny, hub, tmp_path):
     """One command: merged, loaded in a fresh process, compared, carded with results, pushed; no token shown."""
     run = checkpoint(*tiny, tmp_path)
-    pair = {
-        "questions": 4,
-        "speech_accuracy": 0.5,
-        "text_accuracy": 0.75,
-        "gap": 0.25,
-        "recovery": 66.7,
-    }
-    (tmp_path / "results_1.json").write_text(json.dumps({"pairs": {"sums": pair}}))
+    pair = {"questions": 4, "speech_accuracy": 0.5, "text_accuracy": 0.75, "gap": 0.25, "recovery": 66.7}
+    (tmp_path / "results_1.json").write_text(json.dumps({"results": {}, "pairs": {"sums": pair}}))
     arguments = [run, "--output_dir", tmp_path / "out", "--format", "merged", "--max_completion_length", "6"]
     arguments += ["--results", tmp_path / "results_1.json", "--push_to", "me/tars"]
     done = export(*arguments, endpoint=hub.url, offline="0")
