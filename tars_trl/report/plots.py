@@ -156,7 +156,7 @@ def plot_before_after(before: Mapping[str, Any], after: Mapping[str, Any], names
         names: what the two are called under the axis.
     """
     results = (before, after)
-    figure, (left, right) = _figure(8.5, 3.8, 2, gridspec_kw={"width_ratios": (3, 2)})
+    figure, (left, right) = _figure(9, 3.8, 2, gridspec_kw={"width_ratios": (3, 2)})
     for shift, modality in ((-0.04, "speech"), (0.04, "text")):
         values = [100 * result[f"{modality}_accuracy"] for result in results]
         ends = [result[f"{modality}_interval"] for result in results]
