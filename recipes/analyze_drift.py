@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from tars_trl.errors import SettingError
 from tars_trl.evaluation.drift import Drift, layer_set_stats, layer_stats, measure_drift, read_layer_stats
-from tars_trl.report.frames import read_pair
+from tars_trl.evaluation.results import read_pair
 from tars_trl.report.plots import plot_drift, plot_layer_sets
 from tars_trl.sampling.complete import complete, decoding
 from tars_trl.sampling.shared import SamplingSettings, check_place, chosen_questions, model_loader, start_processes

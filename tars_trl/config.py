@@ -4,7 +4,9 @@
 code" its Phi-4 training scripts.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +14,7 @@ from trl import GRPOConfig
 
 from .errors import SettingError
 from .grpo.alignment import LAYER_SETS
-from .settings import AudioSettings, Rule, check, setting
+from .settings import AudioSettings, Rule, check, defaults_of, setting
 
 # Of fields that are TRL's and transformers': refused here, before a model is loaded.
 INHERITED = {
@@ -226,3 +228,28 @@ def _numbers(text: str) -> list[int]:
             f"rep_layers={text!r} is neither a layer set nor a list of indices. "
             f"Use one of {', '.join(LAYER_SETS)}, or indices such as [4, 5, 6]."
         ) from None
+
+
+OF_THE_MACHINE = ("logging_dir", "output_dir", "run_name")
+
+
+def telling_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a run (of its `run.json`) as others may read them, in two parts.
+
+    Nothing that is secret or names the machine is among them: folders are called by their last name.
+
+    Returns:
+        the method's own settings and others that are not at their default; all the rest.
+    """
+    defaults = defaults_of(TARSGRPOConfig)
+    ours = {field.name for field in fields(TARSGRPOConfig) if "rule" in field.metadata}
+    chosen: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in OF_THE_MACHINE or name.endswith("_token"):
+            continue
+        if isinstance(value, str) and value.startswith(("/", "~")):
+            value = Path(value).name
+        part = chosen if name in ours or (name in defaults and value != defaults[name]) else rest
+        part[name] = value
+    return chosen, rest

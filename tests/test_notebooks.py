@@ -51,14 +51,13 @@ def run(make_trainer, tiny, tmp_path, monkeypatch):
     return folder
 
 
-def test_notebooks_run_on_a_tiny_run(run, tmp_path, monkeypatch):
+def test_notebooks_run_on_a_tiny_run(run, tmp_path):
     import execute_notebooks
 
     stats = json.loads((run / "drift" / "after" / "layer_stats.json").read_text())
     assert stats["layers"] == [0, 1, 2] and stats["questions"] == 3 and (run / "drift" / "drift.png").is_file()
 
-    monkeypatch.setattr(sys, "argv", ["execute_notebooks.py", str(run), "--output", str(tmp_path)])
-    execute_notebooks.main()
+    execute_notebooks.main([str(run), "--output_dir", str(tmp_path)])
     for name in NOTEBOOKS:
         cells = [cell for cell in nbformat.read(tmp_path / f"{name}.ipynb", 4).cells if cell.cell_type == "code"]
         outputs = [output for cell in cells for output in cell.outputs]

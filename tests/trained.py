@@ -75,4 +75,3 @@ def tiny_omni_folder(model, processor, folder):
     (folder / "README.md").write_text("The original's card.")
     (folder / "LICENSE").write_text("The original's licence.")
     return folder
-    return folder

@@ -5,23 +5,34 @@ r"""Run the notebooks on a run and keep their outputs in `notebooks/`, as they a
 Notebook 2 needs RUN/evaluation/before and after, notebook 3 RUN/drift:
 
     python recipes/evaluate.py --model recipes/demo/tiny-omni --tasks demo --modality both --log_samples true \
-        --output_path runs/demo/evaluation/before
+        --output_dir runs/demo/evaluation/before
     python recipes/evaluate.py --model runs/demo --tasks demo --modality both --log_samples true \
-        --output_path runs/demo/evaluation/after
-    python recipes/analyze_drift.py --models before=recipes/demo/tiny-omni after=runs/demo --output runs/demo/drift
+        --output_dir runs/demo/evaluation/after
+    python recipes/analyze_drift.py --models before=recipes/demo/tiny-omni after=runs/demo --output_dir runs/demo/drift
 """
 
-import argparse
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
+from tars_trl.settings import Settings, parse, run, setting
+
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
-def execute(notebook: Path, output: Path) -> None:
+@dataclass
+class NotebookSettings(Settings):
+    """Which run the notebooks show, and where they go."""
+
+    run: str = setting("runs/demo", "Output folder of a training run.", positional=True)
+    output_dir: str = setting(str(NOTEBOOKS), "Folder for the executed notebooks.")
+    notebooks: list[str] = setting([], "Names, such as 01_reward_curves. Empty: all.")
+
+
+def execute(notebook: Path, output_file: Path) -> None:
     """Run one notebook in the folder of the notebooks, and save it with its outputs; nothing of the machine in it."""
     content = nbformat.read(notebook, as_version=4)
     NotebookClient(
@@ -31,23 +42,20 @@ def execute(notebook: Path, output: Path) -> None:
         if cell.cell_type == "code":  # warnings and progress bars name folders of this machine
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     content.metadata["language_info"] = {"name": "python"}
-    nbformat.write(content, output)
+    nbformat.write(content, output_file)
 
 
-def main() -> None:
-    """Execute all notebooks on one run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, nargs="?", default=Path("runs/demo"))
-    parser.add_argument("--output", type=Path, default=NOTEBOOKS, help="folder for the executed notebooks")
-    parser.add_argument("--notebooks", nargs="*", help="names, such as 01_reward_curves; all if not given")
-    args = parser.parse_args()
-    os.environ["TARS_RUN"] = os.path.relpath(args.run, NOTEBOOKS)
+def main(args: list[str] | None = None) -> None:
+    """Execute the notebooks on one run."""
+    (settings,) = parse(NotebookSettings, args=args, description=__doc__)
+    os.environ["TARS_RUN"] = os.path.relpath(settings.run, NOTEBOOKS)
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
-        if args.notebooks and notebook.stem not in args.notebooks:
+        if settings.notebooks and notebook.stem not in settings.notebooks:
             continue
-        execute(notebook, args.output / notebook.name)
-        print(f"{notebook.name}: {(args.output / notebook.name).stat().st_size / 1e3:.0f} kB")
+        output_file = Path(settings.output_dir) / notebook.name
+        execute(notebook, output_file)
+        print(f"{notebook.name}: {output_file.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

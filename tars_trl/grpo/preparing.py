@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import os
+import sys
 from typing import Any
 
 from datasets import Dataset
@@ -24,13 +26,23 @@ LARGE = 1_000_000_000
 def own_settings(args: Any) -> Any:
     """A copy of a run's settings that a trainer may change: the user's stay as they were given.
 
-    It is shallow but for lists and dicts, so that what accelerate and DeepSpeed keep in it is the same object.
+    It is shallow but for lists and dicts, so that what accelerate and DeepSpeed keep in it is the same object. The
+    hub's token leaves it for the environment: transformers saves all settings in every checkpoint.
     """
     own = copy.copy(args)
+    hide_hub_token(own)
     for name, value in vars(own).items():
         if isinstance(value, list | dict):
             setattr(own, name, copy.deepcopy(value))
     return own
+
+
+def hide_hub_token(args: Any) -> None:
+    """Take the hub's token out of settings and command line, which trackers save, into `HF_TOKEN` of this process."""
+    token = args.hub_token
+    if token:
+        os.environ["HF_TOKEN"], args.hub_token = token, None
+        sys.argv = [word.replace(token, "***") for word in sys.argv]
 
 
 def usable_questions(dataset: Any, args: Any, curriculum: str | None = None) -> Any:

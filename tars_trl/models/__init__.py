@@ -8,11 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ..errors import SettingError
 
 Features = Mapping[str, Tensor]
 """What a processor makes of one clip: tensors without a batch dimension, in the processor's names."""
@@ -113,6 +116,41 @@ class SpeechLLM(ABC):
     def vllm_parameter(self, name: str) -> str:
         """A parameter of the text-producing model under the name that vLLM's loader expects (only if `in_vllm`)."""
         return name
+
+    # ---- What is exported ------------------------------------------------------------------------------------------
+
+    card_template: ClassVar[str] = "processor"
+    """In the code of a model card, what has the chat template: an expression of `processor`."""
+    card_audio: ClassVar[str] = '[{"type": "audio"}]'
+    """There, the content of a user turn that is nothing but a clip."""
+
+    def card_loading(self, model: str, revision: str | None = None) -> list[str]:
+        """Lines of Python with which a card loads a hub id (or folder) as `model`; transformers and peft must do.
+
+        The class is imported there, and of peft `PeftModel` and `LoraConfig` where the lines name them.
+        """
+        of_revision = f", revision={revision!r}" if revision else ""
+        return [f'model = {self.class_name}.from_pretrained({model!r}{of_revision}, dtype="auto", device_map="auto")']
+
+    def write_whole(
+        self, part: Path, processor: Any, folder: Path, original: str | Path | None = None, revision: str | None = None
+    ) -> None:
+        """Put the trained part (the class that is loaded here) back into the whole checkpoint that it came from.
+
+        Args:
+            part: folder of the trained part, as `save_pretrained` writes it.
+            processor: its processor.
+            folder: where the whole goes; empty or not there yet.
+            original: folder or hub id of the checkpoint that training started from. Where that is a part alone, or
+                None, a new whole is made around it.
+            revision: of `original`, on the hub.
+
+        Raises:
+            SettingError: there is no larger checkpoint of this architecture, or `original` is of another model.
+        """
+        raise SettingError(
+            f"format='omni' was asked of a {self.class_name}, which is no part of a larger checkpoint. Use 'merged'."
+        )
 
 
 def architecture_of(model_type: str) -> SpeechLLM:

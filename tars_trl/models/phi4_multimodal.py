@@ -152,3 +152,20 @@ class Phi4Multimodal(SpeechLLM):
         """The audio and image placeholders."""
         config = model.config
         return sorted({config.audio_config.audio_token_id, config.vision_config.image_token_id})
+
+    # A processor of transformers 5.23 has lost its template once it was loaded, and the original checkpoint's template
+    # takes strings alone (see `prompt`).
+    card_template = "processor.tokenizer"
+    card_audio = '"<|audio|>"'
+
+    def card_loading(self, model: str, revision: str | None = None) -> list[str]:
+        """Of Microsoft's checkpoint its speech LoRA is merged, as `load` does."""
+        if model != MODEL_ID:
+            return super().card_loading(model, revision)
+        where = f"{model!r}, subfolder={SPEECH_LORA!r}, revision={revision or NATIVE_REVISION!r}"
+        return [
+            *super().card_loading(model, revision or NATIVE_REVISION),
+            f"speech = LoraConfig.from_pretrained({where})",
+            f"speech.target_modules = {self.lora_targets!r}",
+            f"model = PeftModel.from_pretrained(model, {where}, config=speech).merge_and_unload()",
+        ]

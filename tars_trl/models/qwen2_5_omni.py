@@ -1,13 +1,22 @@
 """Qwen2.5-Omni: its thinker, the part that hears and writes text."""
 
+import json
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import SettingError
 from . import Features, Prompt, SpeechLLM
+
+THINKER = "thinker."
+"""Prefix of the thinker's tensors in an Omni checkpoint."""
+# What a whole folder keeps of its original beside the weights: everything but its card and git's own files.
+NOT_COPIED = ("README.md", ".git*", "*.safetensors")
 
 
 class Qwen2_5OmniThinker(SpeechLLM):
@@ -65,3 +74,91 @@ class Qwen2_5OmniThinker(SpeechLLM):
             if name.startswith(f"model.{module}"):
                 return f"thinker.{stored}{name.removeprefix(f'model.{module}')}"
         return f"thinker.{name}"
+
+    def write_whole(
+        self, part: Path, processor: Any, folder: Path, original: str | Path | None = None, revision: str | None = None
+    ) -> None:
+        """Put a trained thinker back into its Omni checkpoint: same files, shards, types and key names.
+
+        Around a thinker that was trained from a thinker's own checkpoint a new Omni is made, without a talker: what
+        vLLM, and every tool that knows Omni checkpoints alone, can open.
+
+        Raises:
+            SettingError: thinker and checkpoint do not have the same tensors.
+        """
+        from transformers import AutoConfig
+
+        folder.mkdir(parents=True, exist_ok=True)
+        thinkers = "qwen2_5_omni_thinker"
+        if original is None or AutoConfig.from_pretrained(original, revision=revision).model_type == thinkers:
+            _write_around(part, folder)
+            processor.save_pretrained(folder)
+        else:
+            _write_back(part, folder, original, revision)
+
+
+def _write_around(thinker: Path, folder: Path) -> None:
+    """A new Omni of a thinker alone, in the thinker's shards."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoConfig, Qwen2_5OmniConfig
+
+    for shard in sorted(thinker.glob("*.safetensors")):
+        weights = {THINKER + name: tensor for name, tensor in load_file(shard).items()}
+        save_file(weights, folder / shard.name, metadata={"format": "pt"})
+    index = thinker / "model.safetensors.index.json"
+    if index.is_file():
+        content = json.loads(index.read_text(encoding="utf-8"))
+        content["weight_map"] = {THINKER + name: shard for name, shard in content["weight_map"].items()}
+        (folder / index.name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    config = Qwen2_5OmniConfig(
+        thinker_config=AutoConfig.from_pretrained(thinker).to_dict(),
+        enable_audio_output=False,
+        architectures=["Qwen2_5OmniModel"],  # as in the hub's
+    )
+    config.save_pretrained(folder)
+    torch.save({}, folder / "spk_dict.pt")  # voices of the talker: none, but the whole's class wants the file
+    shutil.copy(thinker / "generation_config.json", folder)
+
+
+def _write_back(thinker: Path, folder: Path, original: str | Path, revision: str | None) -> None:
+    """The original Omni with the tensors of another thinker."""
+    from huggingface_hub import snapshot_download
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    source = Path(original) if Path(original).is_dir() else Path(snapshot_download(str(original), revision=revision))
+    files: dict[str, Path] = {}
+    for file in sorted(thinker.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            files |= {THINKER + name: file for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    remedy = "Give the Omni checkpoint that the training started from as whole."
+    unplaced = set(files)
+    for shard in sorted(source.glob("*.safetensors")):
+        weights = load_file(shard)
+        for name in [name for name in weights if name.startswith(THINKER)]:
+            trained = name
+            if name not in files and name == f"{THINKER}lm_head.weight":  # tied: written once, as the embedding
+                trained = f"{THINKER}model.embed_tokens.weight"
+            if trained not in files:
+                raise SettingError(
+                    f"{name} of {original} has no counterpart in the trained thinker, so the two are not of one model. "
+                    f"{remedy}"
+                )
+            with safe_open(files[trained], "pt") as opened:
+                tensor = opened.get_tensor(trained.removeprefix(THINKER))
+            if tensor.shape != weights[name].shape:
+                raise SettingError(
+                    f"{name} has shape {tuple(weights[name].shape)} in {original} and {tuple(tensor.shape)} in the "
+                    f"trained thinker. {remedy}"
+                )
+            weights[name] = tensor.to(weights[name].dtype)
+            unplaced.discard(trained)
+        save_file(weights, folder / shard.name, metadata={"format": "pt"})
+    if unplaced:
+        raise SettingError(
+            f"{len(unplaced)} tensors of the trained thinker have no place in {original}, such as {min(unplaced)}. "
+            f"{remedy}"
+        )
+    for file in sorted(source.iterdir()):
+        if file.is_file() and not any(file.match(pattern) for pattern in NOT_COPIED):
+            shutil.copy(file, folder / file.name)

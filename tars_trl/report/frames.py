@@ -1,7 +1,7 @@
-"""A run folder as pandas frames: its metrics, its completions, its settings. Reads, never writes.
+"""A run folder as pandas frames: its metrics, its completions, its evaluations. Reads JSON and parquet, never writes.
 
-Metrics come from `trainer_state.json`, or where there is none from TensorBoard or wandb-offline logs; all three give
-the same columns (`speech/accuracy`, `eval_gap/accuracy`, ...). pandas and the log readers are imported when used.
+Metrics come from `trainer_state.json`, under the names they were logged with (`speech/accuracy`, `eval_gap/accuracy`,
+...). pandas is imported when it is used.
 """
 
 import json
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.answers import completion_text
 from ..errors import NotLoggedError
-from .run_logs import checkpoints, read_history
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -22,45 +21,47 @@ NOT_REWARDS = ("step", "prompt", "completion", "key", "modality", "advantage")
 
 
 @dataclass(frozen=True)
-class Run:
+class LoggedRun:
     """What one run logged."""
 
     path: Path
-    """Its folder, or the log file it was read from."""
+    """Its folder."""
     name: str
     """Name in legends and tables."""
     history: list[dict[str, Any]]
     """Log entries in order, each with `step`; as `log_history` of `trainer_state.json`."""
 
 
-def load_run(path: str | Path, name: str | None = None) -> Run:
-    """Read the log of a run: the first of these that is there.
-
-    `trainer_state.json` of the folder, that of its newest checkpoint, TensorBoard event files, a wandb offline log
-    (`run-*.wandb`), the last two anywhere below. A single event or `.wandb` file can be given too. Where a run was
-    started again, the newer log counts from its first step on.
+def load_run(path: str | Path, name: str | None = None) -> LoggedRun:
+    """Read the log of a run: `trainer_state.json` of its folder, or else of its newest checkpoint that has one.
 
     Args:
-        path: output folder of a run, a checkpoint, or a log file.
+        path: output folder of a run, or a checkpoint.
         name: for legends; the folder's name if None.
 
     Raises:
         FileNotFoundError: there is no such folder, or no log in it.
-        ValueError: event or wandb files of several runs are below it.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such run. Give the output_dir of a training run.")
-    found = read_history(path)
-    if not found:
-        raise FileNotFoundError(
-            f"{path} holds no log: no trainer_state.json (also not in a checkpoint), no TensorBoard event file and no "
-            "run-*.wandb. Give the output_dir of a run, or end the recipe with trainer.save_state()."
-        )
-    return Run(path, name or path.resolve().name, found)
+    for folder in (path, *_checkpoints(path)):
+        state = _read_json(folder / "trainer_state.json")
+        if state is not None:
+            return LoggedRun(path, name or path.resolve().name, state["log_history"])
+    raise FileNotFoundError(
+        f"{path} holds no trainer_state.json, and no checkpoint with one. Give the output_dir of a run, or end the "
+        "training script with trainer.save_state()."
+    )
 
 
-def metrics_frame(run: Run) -> "DataFrame":
+def _checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders, the newest first."""
+    numbered = [c for c in folder.glob("checkpoint-*") if c.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(numbered, key=lambda c: -int(c.name.removeprefix("checkpoint-")))
+
+
+def metrics_frame(run: LoggedRun) -> "DataFrame":
     """All numbers of a run, one row a step, in columns named as they were logged; NaN where a step has no value."""
     import pandas as pd
 
@@ -69,7 +70,7 @@ def metrics_frame(run: Run) -> "DataFrame":
     return frame.groupby("step").last().sort_index()
 
 
-def completions_frame(path: str | Path | Run) -> "DataFrame":
+def completions_frame(path: str | Path | LoggedRun) -> "DataFrame":
     """The completions a run saved (`log_completions`), one row each, in the order of the steps.
 
     Columns are those of the files (`step`, `key`, `modality`, the rewards, `advantage`), `completion` as plain text and
@@ -80,7 +81,7 @@ def completions_frame(path: str | Path | Run) -> "DataFrame":
     """
     import pandas as pd
 
-    folder = (path.path if isinstance(path, Run) else Path(path)) / "completions"
+    folder = (path.path if isinstance(path, LoggedRun) else Path(path)) / "completions"
     files = sorted(folder.glob("completions_*.parquet"))
     if not files:
         raise FileNotFoundError(
@@ -97,7 +98,7 @@ def reward_columns(completions: "DataFrame") -> list[str]:
     return [column for column in completions.columns if column not in NOT_REWARDS]
 
 
-def compare_runs(runs: Sequence[Run], last: float = 0.1) -> "DataFrame":
+def final_means_frame(runs: Sequence[LoggedRun], last: float = 0.1) -> "DataFrame":
     """One row a run: steps, and means over the last share `last` of its logged steps (at least one).
 
     Accuracies and the gap in 0 to 1; `recovery_rate` is speech over text accuracy of those means, in percent. Rows have
@@ -123,14 +124,14 @@ def compare_runs(runs: Sequence[Run], last: float = 0.1) -> "DataFrame":
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
 
 
-def names_apart(runs: Sequence[Run]) -> list[str]:
+def names_apart(runs: Sequence[LoggedRun]) -> list[str]:
     """The runs' names; where several share one, as a/demo and b/demo do, their paths.
 
     Raises:
         ValueError: one run, or a name with one path, is given twice.
     """
-    given = [run.name for run in runs]
-    names = [run.name if given.count(run.name) == 1 else str(run.path) for run in runs]
+    own_names = [run.name for run in runs]
+    names = [run.name if own_names.count(run.name) == 1 else str(run.path) for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"Runs are named {', '.join(twice)} more than once: give each run once, or load_run(…, name).")
@@ -150,35 +151,6 @@ def accuracy_columns(metrics: "DataFrame") -> list[str]:
             "Give a run of TARSGRPOTrainer that has logged at least one step."
         )
     return columns
-
-
-def read_pair(path: str | Path) -> dict[str, Any]:
-    """The accuracies of one model in both modalities (a `PairedResult`), from whatever measured it.
-
-    Args:
-        path: a results file of `recipes/evaluate.py` or its folder (of several tasks it is their average); a
-            `result.json` of `recipes/compare.py`; or the `summary.json` of the demo, of which it is `after`.
-
-    Raises:
-        NotLoggedError: there is no result in both modalities, or there are several.
-    """
-    from ..evaluation.metrics import paired_result
-    from ..evaluation.results import results_file
-
-    path = Path(path)
-    file = results_file(path) if path.is_dir() else path
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if "after" in content:
-        return dict(content["after"])
-    if isinstance(content.get("speech"), list) and isinstance(content.get("text"), list):
-        return dict(paired_result(content["speech"], content["text"]))
-    pairs = content.get("averages") or content.get("pairs") or {}
-    if len(pairs) != 1:
-        raise NotLoggedError(
-            f"{file} holds {len(pairs)} results in both modalities ({', '.join(pairs)}), where one is drawn. Give "
-            "an evaluation with --modality both."
-        )
-    return dict(next(iter(pairs.values())))
 
 
 def samples_frame(path: str | Path) -> "DataFrame":
@@ -243,33 +215,6 @@ def domain_frame(samples: "DataFrame") -> "DataFrame":
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("domain")
 
 
-def run_settings(path: str | Path) -> dict[str, Any]:
-    """The settings a run was trained with, from its `training_args.bin` or its newest checkpoint's; {} without one.
-
-    Only setting classes of tars_trl, trl, transformers and accelerate are unpickled, so no foreign code can run.
-    """
-    import torch
-    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
-
-    folder = Path(path)
-    files = [f / "training_args.bin" for f in (folder, *checkpoints(folder))]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        return {}
-    trusted = []
-    for name in get_unsafe_globals_in_checkpoint(str(file)):
-        module, _, attribute = name.rpartition(".")
-        if module.split(".")[0] in ("tars_trl", "trl", "transformers", "accelerate"):
-            trusted.append(getattr(__import__(module, fromlist=[attribute]), attribute))
-    with safe_globals(trusted):
-        return torch.load(file, map_location="cpu", weights_only=True).to_dict()
-
-
-def read_json(path: Path) -> Any:
-    """Content of a JSON file, None if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
 def conversation_text(prompt: str | Iterable[dict[str, Any]]) -> str:
     """A prompt as text, one turn a paragraph; audio as `[audio]`, with its words where the log has them."""
     if isinstance(prompt, str):
@@ -293,3 +238,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     return value
+
+
+def _read_json(file: Path) -> Any:
+    """Content of a JSON file; None if there is none."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except ValueError as error:
+        raise NotLoggedError(f"{file} is no JSON ({error}). Give another checkpoint, or remove the file.") from error

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from ..errors import NotLoggedError
-from .frames import Run, accuracy_columns, metrics_frame, names_apart
+from .frames import LoggedRun, accuracy_columns, metrics_frame, names_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,6 +45,7 @@ STYLE = {
     "axes.axisbelow": True,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
+    "text.parse_math": False,  # names of runs and domains may hold dollar signs
 }
 
 
@@ -65,6 +66,7 @@ def _styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
 
     @functools.wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> "Figure":
+        check_matplotlib()
         import matplotlib
 
         with matplotlib.rc_context(STYLE):
@@ -75,14 +77,14 @@ def _styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
 
 
 @_styled
-def plot_gap(runs: Run | Sequence[Run], smooth: int = 10) -> "Figure":
+def plot_gap(runs: LoggedRun | Sequence[LoggedRun], smooth: int = 10) -> "Figure":
     """Accuracy of the twins over training, and the gap between them, for one run or several.
 
     Lines are means over the last `smooth` logged steps of the sampled completions; bands their 95 % intervals, from the
     spread of those steps (drawn for a single run). Marks with lines through them are held-out accuracies, where the run
     measured them: filled the greedy ones of `EvaluationCallback` (`eval_…_greedy`), hollow those of `trainer.evaluate`.
     """
-    runs = [runs] if isinstance(runs, Run) else list(runs)
+    runs = [runs] if isinstance(runs, LoggedRun) else list(runs)
     figure, (left, right) = _figure(10, 3.8, 2)
     for number, (name, run) in enumerate(zip(names_apart(runs), runs, strict=True)):
         metrics, line = metrics_frame(run), LINES[number % len(LINES)]
@@ -106,7 +108,7 @@ def plot_gap(runs: Run | Sequence[Run], smooth: int = 10) -> "Figure":
 
 
 @_styled
-def plot_rewards(run: Run, smooth: int = 10) -> "Figure":
+def plot_rewards(run: LoggedRun, smooth: int = 10) -> "Figure":
     """The reward of each modality and the terms it is made of, over training; bands as in `plot_gap`."""
     panels: list[Panel] = [
         ("Reward (weighted sum)", "mean reward", {m: f"{m}/reward" for m in BOTH}, None),
@@ -119,7 +121,7 @@ def plot_rewards(run: Run, smooth: int = 10) -> "Figure":
 
 
 @_styled
-def plot_health(run: Run, smooth: int = 10) -> "Figure":
+def plot_health(run: LoggedRun, smooth: int = 10) -> "Figure":
     """What tells whether a run can learn: groups without signal or reference, truncation, lengths; per modality."""
     panels: list[Panel] = [
         ("Groups with equal rewards", "share, 0 to 1", {m: f"{m}/frac_reward_zero_std" for m in BOTH}, SHARE),
@@ -132,7 +134,7 @@ def plot_health(run: Run, smooth: int = 10) -> "Figure":
 
 
 @_styled
-def plot_loss(run: Run, smooth: int = 10) -> "Figure":
+def plot_loss(run: LoggedRun, smooth: int = 10) -> "Figure":
     """Loss and fit of a supervised run (recipes/sft.py, recipes/dpo.py) over training; bands as in `plot_gap`."""
     panels: list[Panel] = [
         ("Loss", "mean of the batch", {"gap": "loss"}, None),
@@ -149,12 +151,12 @@ def plot_before_after(before: Mapping[str, Any], after: Mapping[str, Any], names
     """Held-out accuracies and the gap before and after training, with 95 % intervals.
 
     Args:
-        before: a `tars_trl.evaluation.paired_result`.
+        before: a `PairedResult` of `tars_trl.evaluation.metrics`, such as `read_pair` gives.
         after: the same, of the trained model.
         names: what the two are called under the axis.
     """
     results = (before, after)
-    figure, (left, right) = _figure(8.5, 3.8, 2, gridspec_kw={"width_ratios": (3, 2)})
+    figure, (left, right) = _figure(9, 3.8, 2, gridspec_kw={"width_ratios": (3, 2)})
     for shift, modality in ((-0.04, "speech"), (0.04, "text")):
         values = [100 * result[f"{modality}_accuracy"] for result in results]
         ends = [result[f"{modality}_interval"] for result in results]
@@ -176,10 +178,13 @@ def plot_before_after(before: Mapping[str, Any], after: Mapping[str, Any], names
             f"{gap:.1f}", (x, gap), (away, 0), textcoords="offset points", ha=side, va="center", weight="bold"
         )
     right.axhline(0, color="#888888", linewidth=1)
-    recovery = [f"{name}\nMRR {_percent(result['mrr'])}" for name, result in zip(names, results, strict=True)]
+    recovery = [
+        f"{name}\nrecovery {_percent(result.get('recovery'))}" for name, result in zip(names, results, strict=True)
+    ]
     right.set(title="Gap (text - speech)", ylabel="percentage points", xlim=(-0.7, 1.7))
     right.set_xticks((0, 1), recovery)
-    figure.supxlabel(f"{after['questions']} questions, 95 % intervals", fontsize=9, color="#555555")
+    below = f"{after['questions']} questions, 95 % intervals. Recovery: speech accuracy over own text accuracy"
+    figure.supxlabel(below, fontsize=9, color="#555555")
     return figure
 
 
@@ -196,9 +201,9 @@ def plot_drift(stats: Mapping[str, "LayerStats"], pooled: Mapping[str, "LayerSta
     for axes, (title, models) in zip(grid.flat, panels.items(), strict=True):
         for number, (name, layers) in enumerate(models.items()):
             color, line = MODEL_COLORS[number % len(MODEL_COLORS)], LINES[number % len(LINES)]
-            shown = [layer + 1 for layer in layers["layers"]]  # counted from 0 in the files
-            axes.plot(shown, layers["means"], line, color=color, marker="osD^vP"[number % 6], markersize=4, label=name)
-            axes.fill_between(shown, layers["ci_lower"], layers["ci_upper"], color=color, alpha=0.2, linewidth=0)
+            places = [layer + 1 for layer in layers["layers"]]  # counted from 0 in the files
+            axes.plot(places, layers["means"], line, color=color, marker="osD^vP"[number % 6], markersize=4, label=name)
+            axes.fill_between(places, layers["ci_lower"], layers["ci_upper"], color=color, alpha=0.2, linewidth=0)
         axes.axhline(1, color="#888888", linewidth=1)  # here speech and text are the same
         axes.set(title=title, xlabel="decoder layer")
         _whole_steps(axes)
@@ -301,27 +306,27 @@ def _panels(metrics: "DataFrame", panels: Sequence[Panel], smooth: int, by: str 
         NotLoggedError: it logged nothing of them.
     """
     logged = [
-        (title, unit, {kind: column for kind, column in columns.items() if column in metrics}, limits)
+        (title, unit, kinds, limits)
         for title, unit, columns, limits in panels
+        if (kinds := {kind: column for kind, column in columns.items() if column in metrics})
     ]
-    shown = [panel for panel in logged if panel[2]]
-    if not shown:
+    if not logged:
         wanted = ", ".join(column for panel in panels for column in panel[2].values())
         raise NotLoggedError(f"The run logged none of {wanted}. Give a run of {by} that has logged a step.")
-    columns = min(3, len(shown))
+    columns = min(3, len(logged))
     figure, grid = _figure(
-        3.6 * columns, 2.7 * -(-len(shown) // columns), columns, -(-len(shown) // columns), squeeze=False
+        3.6 * columns, 2.7 * -(-len(logged) // columns), columns, -(-len(logged) // columns), squeeze=False
     )
     axes = list(grid.flat)
-    for axis, (title, unit, kinds, limits) in zip(axes, shown, strict=False):
+    for axis, (title, unit, kinds, limits) in zip(axes, logged, strict=False):
         for kind, column in kinds.items():
             _curve(axis, metrics[column], smooth, kind, "-", kind if len(kinds) > 1 else None, band=True)
         axis.set(title=title, xlabel="training step", ylabel=unit, ylim=limits)
         _whole_steps(axis)
-    for axis in axes[len(shown) :]:
+    for axis in axes[len(logged) :]:
         axis.remove()
-    if any(len(kinds) > 1 for _, _, kinds, _ in shown):
-        figure.legend(*_legend(axes[: len(shown)]), loc="outside upper right", ncols=2)
+    if any(len(kinds) > 1 for _, _, kinds, _ in logged):
+        figure.legend(*_legend(axes[: len(logged)]), loc="outside upper right", ncols=2)
     return figure
 
 
@@ -333,7 +338,7 @@ def _whole_steps(axes: "Axes") -> None:
 
 def _legend(axes: Sequence["Axes"]) -> tuple[list, list]:
     """Handles and labels of the first axis that has any."""
-    return next(found for axis in axes if (found := axis.get_legend_handles_labels())[0])
+    return next(legend for axis in axes if (legend := axis.get_legend_handles_labels())[0])
 
 
 def _intervals(

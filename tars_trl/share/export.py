@@ -1,48 +1,174 @@
-"""From a checkpoint to a folder that others can open: adapter, merged model, full Omni.
+"""From a checkpoint to a folder that others can open: written, asked again in a fresh process, carded, pushed.
 
-`tars_trl.share.verify` checks such a folder, `tars_trl.share.cards` describes it, `tars_trl.share.hub` pushes it.
+`verify` checks such a folder, `cards` describes it, `hub` pushes it; what is special to an architecture is in its file
+in `tars_trl.models`.
 """
 
-import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from peft import PeftModel
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
-from ..models.loading import load_speech_llm, resolve
+from ..data.prompts import Modality
+from ..data.questions import load_questions
+from ..errors import SettingError
+from ..models import architecture_of
+from ..models.loading import load_speech_llm
+from ..models.prompting import base_of
 from ..record import read_run
+from ..settings import Settings, setting
+from .cards import read_pairs, write_card
+from .hub import prepare_repository, push
+from .verify import greedy_answers, untrained_logits, verify_folder
 
 FORMATS = ("adapter", "merged", "omni")
-THINKER = "thinker."
-"""Prefix of the thinker's tensors in an Omni checkpoint."""
-# What an Omni folder keeps of its original beside the weights: everything but its card and git's own files.
-NOT_COPIED = ("README.md", ".git*", "*.safetensors")
+"""The last one: the whole checkpoint that the trained model is a part of (`SpeechLLM.write_whole`)."""
+
+
+@dataclass
+class ExportSettings(Settings):
+    """What is exported, how it is checked, where it goes."""
+
+    checkpoint: str | None = setting(
+        None, "Folder of a run or a checkpoint: an adapter or a whole model.", positional=True, required=True
+    )
+    output_dir: str | None = setting(None, "Folder to write; empty or not there yet.", required=True)
+    format: str = setting("adapter", "What the folder becomes.", choices=FORMATS)
+    model: str | None = setting(
+        None, "Base model, hub id or folder. None: the one that the adapter names. A card names this one."
+    )
+    model_revision: str | None = setting(
+        None, "Commit, tag or branch of the base on the hub. None: that of the training."
+    )
+    whole: str | None = setting(
+        None, "Format omni: hub id or folder of the whole checkpoint that the trained part belongs to. None: the base."
+    )
+    dtype: str = setting(
+        "float32",
+        "Type that weights are stored in; of a checkpoint that a trained part is put back into, its own.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    verify: bool = setting(True, "Load the result in a fresh process and compare (`--no_verify`: not; forbids a push).")
+    dataset: str | None = setting(None, "Questions whose first one is asked in both forms: hub id, folder or file.")
+    split: str = setting("test", "Split of the questions.")
+    max_completion_length: int = setting(32, "Most tokens of the compared answers.", least=1)
+    results: list[str] = setting([], "Results files or folders of evaluations of this model, for the card.")
+    training_data: str | None = setting(None, "Training data, as the card should name it. None: as `run.json` does.")
+    license: str | None = setting(None, "Licence identifier of the hub, such as mit. None: the base model's.")
+    push_to: str | None = setting(None, "Repository to push to, user/name. None pushes nothing.")
+    hub_revision: str | None = setting(None, "Branch to push to. None: main.")
+    public: bool = setting(False, "Push to a public repository instead of a private one.")
+    overwrite: bool = setting(False, "Replace what the branch holds.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.push_to and not self.verify:
+            raise SettingError("push_to is given with verify off: nothing unchecked is pushed. Leave verify on.")
+        if self.verify and not self.dataset:
+            raise SettingError("verify is on without a dataset: there is no question to ask. Give --dataset.")
+
+
+def export(settings: ExportSettings) -> None:
+    """Load, ask, write, verify, card, push; what was done is printed.
+
+    Raises:
+        SettingError: a format that the model does not fit, or a folder that holds something.
+        ExportError: what was written answers otherwise than what was trained; nothing is pushed then.
+    """
+    output_dir = Path(str(settings.output_dir))
+    remote: dict[str, Any] = {
+        "hub_revision": settings.hub_revision, "private": not settings.public, "overwrite": settings.overwrite,
+    }  # fmt: skip
+    results = read_pairs(settings.results, settings.checkpoint)
+    check_empty(output_dir)
+    if settings.push_to:  # before anything expensive
+        prepare_repository(settings.push_to, folder=output_dir, **remote)
+    model, processor, facts = _load(settings)
+    architecture = architecture_of(base_of(model).config.model_type)
+    questions: list[tuple[Modality, dict[str, Any]]] = []
+    if settings.verify:
+        row = load_questions(str(settings.dataset), settings.split, limit=1)[0]
+        questions = [("speech", row), ("text", row)]
+    expected = greedy_answers(model, processor, questions, settings.max_completion_length)
+    untrained = untrained_logits(model, processor, questions, expected)
+
+    write_export(
+        model,
+        processor,
+        output_dir,
+        settings.format,
+        dtype=settings.dtype,
+        original=settings.whole or facts["base_model"],
+        revision=settings.model_revision or facts.get("base_revision"),
+    )
+    del model
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    print(f"Wrote {output_dir} ({settings.format}).")
+
+    verification = None
+    if settings.verify:
+        adapted = settings.format == "adapter"
+        verification = verify_folder(
+            str(output_dir),
+            questions,
+            expected,
+            untrained=untrained,
+            dtype=stored_dtype(output_dir),
+            max_completion_length=settings.max_completion_length,
+            base=settings.model if adapted else None,
+            model_revision=settings.model_revision if adapted else None,
+        )
+        for answer in expected:
+            print(f"Verified, {answer.modality}: {answer.text!r}")
+    name, adapter = settings.push_to or output_dir.name, settings.format == "adapter"
+    about: dict[str, Any] = {"results": results, "license": settings.license, "verification": verification}
+    write_card(output_dir, facts, architecture, name, adapter=adapter, **about)
+    if settings.push_to:
+        print("Pushed:", push(output_dir, settings.push_to, **remote))
+
+
+def _load(settings: ExportSettings) -> tuple[Any, Any, dict[str, Any]]:
+    """Model (in float32), processor and the facts of the run, in which what is set here counts."""
+    checkpoint = str(settings.checkpoint)
+    model, processor = load_speech_llm(
+        settings.model or checkpoint,
+        checkpoint if settings.model else None,
+        model_revision=settings.model_revision,
+        dtype="float32",
+    )
+    facts = {"base_model": base_of(model).config.name_or_path, **read_run(checkpoint)}
+    if settings.training_data:
+        facts["dataset"] = settings.training_data
+    if settings.model:
+        facts |= {"base_model": settings.model, "base_revision": settings.model_revision}
+        if isinstance(model, PeftModel):
+            model.active_peft_config.base_model_name_or_path = settings.model
+    return model, processor, facts
 
 
 def load_trained(
     checkpoint: str | Path, *, base: str | None = None, revision: str | None = None, dtype: str = "float32"
 ) -> tuple[Any, Any]:
-    """Model and processor of a checkpoint: an adapter on its base, or a whole model; on a GPU if there is one.
+    """Model and processor of a checkpoint, to compute in `dtype`: an adapter on its base (or `base`), or a model."""
+    model, adapter = (base, str(checkpoint)) if base is not None else (str(checkpoint), None)
+    return load_speech_llm(model, adapter, model_revision=revision, dtype=dtype)
 
-    Args:
-        checkpoint: folder, as the trainer or `write_export` left it.
-        base: hub id or folder of the base model, where it is not the one that the adapter names.
-        revision: of the base on the hub; None for the one in the checkpoint's `run.json`.
-        dtype: type to compute in.
 
-    Returns:
-        the model in evaluation mode (a `PeftModel` if the checkpoint is an adapter) and the processor.
+def check_empty(folder: str | Path) -> None:
+    """See that nothing is mixed with what is written.
+
+    Raises:
+        SettingError: the folder holds something.
     """
-    model, adapter = (base, str(checkpoint)) if base is not None else resolve(str(checkpoint))
-    if revision is None and base is None:
-        revision = read_run(checkpoint).get("base_revision")
-    device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    return load_speech_llm(model, adapter, revision=revision if adapter else None, dtype=dtype, device=device)
+    if Path(folder).exists() and any(Path(folder).iterdir()):
+        raise SettingError(
+            f"output_dir={str(folder)!r} holds files already; nothing is mixed with them. Give a new folder."
+        )
 
 
 def write_export(
@@ -52,117 +178,51 @@ def write_export(
     kind: str,
     *,
     dtype: str = "float32",
-    omni: str | None = None,
+    original: str | Path | None = None,
     revision: str | None = None,
 ) -> None:
     """Write a trained model in one of `FORMATS`.
 
     Args:
-        model: from `load_trained`; merging changes it in place.
-        processor: written beside it ("omni": the original's files are kept instead).
+        model: from `load_speech_llm`, in float32; merging changes it in place.
+        processor: written beside it (of a whole checkpoint the original's files are kept instead).
         folder: empty or not there yet.
-        kind: "adapter": as it is; "merged": whole model, adapter added into the weights; "omni": the folder of a whole
-            Qwen2.5-Omni with the thinker put back.
-        dtype: type that a merged model's weights are stored in. "omni": that of the original.
-        omni: for "omni", folder or hub id of the Omni checkpoint that the thinker came from.
-        revision: of `omni`, on the hub.
+        kind: "adapter": as it is; "merged": the model that was trained, adapter added into the weights; "omni": that,
+            put back into the whole checkpoint it is a part of.
+        dtype: type that a merged model's weights are stored in.
+        original: for "omni", folder or hub id of the checkpoint that the training started from; see `write_whole`.
+        revision: of `original`, on the hub.
 
     Raises:
-        ValueError: an unknown kind, a folder that holds something, or a model that the kind does not fit.
+        SettingError: an unknown kind, a folder that holds something, or a model that the kind does not fit.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     if kind not in FORMATS:
-        raise ValueError(f"format={kind!r} is not known. Use one of {', '.join(FORMATS)}.")
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"output={str(folder)!r} holds files already; nothing is mixed with them. Give a new folder.")
+        raise SettingError(f"format={kind!r} is not known. Use one of {', '.join(FORMATS)}.")
+    check_empty(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     adapted = isinstance(model, PeftModel)
     if kind == "adapter":
         if not adapted:
-            raise ValueError("format='adapter' was asked of a whole model: it has no adapter. Use 'merged' or 'omni'.")
+            raise SettingError("format='adapter' was asked of a whole model: it has no adapter. Use 'merged'.")
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         return
-    whole = model.merge_and_unload(safe_merge=True) if adapted else model
+    merged = (model.merge_and_unload(safe_merge=True) if adapted else model).to(getattr(torch, dtype))
     if kind == "merged":
-        whole.to(getattr(torch, dtype)).save_pretrained(folder)
+        merged.save_pretrained(folder)
         processor.save_pretrained(folder)
         return
-    if omni is None or whole.config.model_type != "qwen2_5_omni_thinker":
-        raise ValueError(
-            f"format='omni' with base={omni!r} and a {whole.config.model_type} model: it takes the thinker of a "
-            "Qwen2.5-Omni and the Omni checkpoint it came from. Give that as base, or use format 'merged'."
-        )
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as thinker:
-        whole.save_pretrained(thinker)
-        write_omni(thinker, omni, folder, revision)
-
-
-def write_omni(thinker: str | Path, omni: str | Path, folder: str | Path, revision: str | None = None) -> None:
-    """Put a thinker back into its Omni checkpoint: same files, same shards, same key names, other thinker.
-
-    Args:
-        thinker: folder of the merged thinker, as `save_pretrained` writes it.
-        omni: folder or hub id of the Omni checkpoint.
-        folder: where the result goes.
-        revision: of `omni`, on the hub.
-
-    Raises:
-        ValueError: thinker and checkpoint do not have the same tensors.
-    """
-    source = Path(omni) if Path(omni).is_dir() else Path(snapshot_download(str(omni), revision=revision))
-    tensors = {THINKER + name: file for file in _weights(Path(thinker)) for name in _keys(file)}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    left = set(tensors)
-    for shard in _weights(source):
-        weights = load_file(shard)
-        for name in [name for name in weights if name.startswith(THINKER)]:
-            found = name
-            if name not in tensors and name == f"{THINKER}lm_head.weight":  # tied: written once, as the embedding
-                found = f"{THINKER}model.embed_tokens.weight"
-            if found not in tensors:
-                raise ValueError(
-                    f"{name} of {omni} has no counterpart in the trained thinker, so the two are not of one model. "
-                    "Give the Omni checkpoint that the training started from as base."
-                )
-            with safe_open(tensors[found], "pt") as file:
-                tensor = file.get_tensor(found.removeprefix(THINKER))
-            if tensor.shape != weights[name].shape:
-                raise ValueError(
-                    f"{name} has shape {tuple(weights[name].shape)} in {omni} and {tuple(tensor.shape)} in the trained "
-                    "thinker. Give the Omni checkpoint that the training started from as base."
-                )
-            weights[name] = tensor.to(weights[name].dtype)
-            left.discard(found)
-        save_file(weights, folder / shard.name, metadata={"format": "pt"})
-    if left:
-        raise ValueError(
-            f"{len(left)} tensors of the trained thinker have no place in {omni}, such as {min(left)}. "
-            "Give the Omni checkpoint that the training started from as base."
-        )
-    for file in sorted(source.iterdir()):
-        if file.is_file() and not any(file.match(pattern) for pattern in NOT_COPIED):
-            shutil.copy(file, folder / file.name)
-
-
-def _weights(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder} holds no safetensors weights. Give a folder or hub id that does.")
-    return files
-
-
-def _keys(file: Path) -> list[str]:
-    with safe_open(file, "pt") as opened:
-        return list(opened.keys())
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part:
+        merged.save_pretrained(part)
+        architecture_of(merged.config.model_type).write_whole(Path(part), processor, folder, original, revision)
 
 
 def stored_dtype(folder: str | Path) -> str:
     """Type that most of a folder's weights are stored in: float32, float16 or bfloat16."""
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     counts: dict[str, int] = {}
-    for file in _weights(Path(folder)):
+    for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
             for key in opened.keys():  # noqa: SIM118 (no mapping)
                 name = names.get(opened.get_slice(key).get_dtype(), "float32")

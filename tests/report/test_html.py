@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -12,12 +13,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import soundfile
-import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from markupsafe import escape
 
-from tars_trl import TARSGRPOConfig
 from tars_trl.evaluation.metrics import paired_result
-from tars_trl.report.html import MOST_BYTES, answers_html, audio_tag, write_report
-from tests.conftest import clip, question
+from tars_trl.report.html import MOST_BYTES, answers_html, clip_source, render, write_report
+from tests.conftest import clip, question, questions
 from tests.report.test_frames import completion, save_completions, save_state
 
 EVIL = "<script>document.title='hacked'</script>\x00 & \x1b[31m"
@@ -37,14 +39,24 @@ def run(tmp_path):
             rewards = {"odd_reward": 1.0, "representation_alignment": aligned, "advantage": advantage}
             rows += [completion(modality, text, key=key, **rewards) for key in ("q0", "q1")]
     save_completions(folder, 3, rows)
-    result = paired_result([True, False, False], [True, True, True])
-    (folder / "summary.json").write_text(
-        json.dumps({"before": result, "after": result, "seconds": 12.3, "command": "train --a"})
-    )
-    table = [{"component": "language model, LoRA", "parameters": 52224, "trainable": 52224, "dtype": "float32"}]
-    (folder / "trainable.json").write_text(json.dumps(table))
-    settings = TARSGRPOConfig(str(folder), learning_rate=3e-4, bf16=False, use_cpu=True, report_to=[])
-    torch.save(settings, folder / "training_args.bin")
+    save_evaluations(folder, [True, False, False], [True, False, False])
+    facts = {
+        "command": f"train --a {EVIL}",
+        "seconds": 12.3,
+        "settings": {
+            "learning_rate": 3e-4,
+            "representation_weight": 1.0,
+            "weight_decay": 0.01,
+            "adam_beta1": 0.9,
+            "adam_epsilon": EVIL,
+            "output_dir": str(folder),
+            "hub_token": "hf_secret",
+        },
+        "trainable": [
+            {"component": "language model, LoRA", "parameters": 52224, "trainable": 52224, "dtype": "float32"}
+        ],
+    }
+    (folder / "run.json").write_text(json.dumps(facts))
     stats = {"layers": [0, 1], "means": [0.9, 0.8], "ci_lower": [0.8, 0.7], "ci_upper": [1.0, 0.9]}
     (folder / "drift" / "before").mkdir(parents=True)
     for name in ("layer_stats", "layer_stats_pooled"):
@@ -52,12 +64,21 @@ def run(tmp_path):
     return folder
 
 
+def save_evaluations(folder, before, after):
+    """As recipes/evaluate.py leaves them, where execute_notebooks.py looks for them."""
+    for name, speech in (("before", before), ("after", after)):
+        (folder / "evaluation" / name / "model").mkdir(parents=True)
+        pair = {**paired_result(speech, [True] * len(speech)), "mrr": None}
+        content = {"results": {}, "pairs": {"demo": pair}, "averages": {}}
+        (folder / "evaluation" / name / "model" / "results_1.json").write_text(json.dumps(content))
+
+
 class Reader(HTMLParser):
     """Tags with their attributes, and the text; complains about tags that are not closed in order."""
 
     def __init__(self, page):
         super().__init__()
-        self.tags, self.open, self.text = [], [], ""
+        self.tags, self.open, self.text, self.comments = [], [], "", []
         self.feed(page)
         assert not self.open
 
@@ -72,10 +93,12 @@ class Reader(HTMLParser):
     def handle_data(self, data):
         self.text += data
 
+    def handle_comment(self, data):
+        self.comments.append(data)
+
 
 def test_everything_is_in_one_file_and_escaped(run, tmp_path):
-    path = write_report(run, tmp_path / "out.html", [question(0)])
-    page = path.read_text()
+    page = write_report(run, tmp_path / "out.html", [question(0)]).read_text()
     reader = Reader(page)
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == [
@@ -87,19 +110,22 @@ def test_everything_is_in_one_file_and_escaped(run, tmp_path):
     for tag, attributes in reader.tags:
         assert all(value.startswith("data:") for name, value in attributes.items() if name in ("src", "href")), tag
     assert "http" not in re.sub(r"base64,[^\"]+", "", page)
-    assert html.escape("<script>document.title='hacked'</script>") in page and "<script" not in page
+    assert str(escape("<script>document.title='hacked'</script>")) in page and "<script" not in page
     assert "\x00" not in page and "\x1b" not in page
     assert "run & <more>" in reader.text  # the folder's name, escaped in the file
 
 
 def test_samples_settings_and_tables_say_what_the_run_says(run):
-    text = Reader(write_report(run, shown=1).read_text()).text
+    text = Reader(write_report(run, samples=1).read_text()).text
     assert (run / "report.html").is_file()
     assert "better speech" in text and "better text" in text and "worse" not in text and "an older step" not in text
     assert text.count("best of 2") == 2  # one question, two twins
     assert text.count("representation_alignment") == 1 and "0.625" in text  # the written twin has no such reward
     assert "33.3 [6.1, 79.2]" in text and "52,224" in text and "12 s" in text and "train --a" in text
-    assert "learning_rate0.0003" in text and "representation_weight1.0" in text and str(run.parent) not in text
+    assert "learning_rate0.0003" in text and "representation_weight1.0" in text and "adam_beta10.9" in text
+    assert "The other 1adam_beta10.9" in text  # what is the default, and not the method's own
+    assert str(run.parent) not in text and "hf_secret" not in text
+    assert "Recovery: speech accuracy over own text accuracy" in text and "MRR" not in text
 
 
 def test_a_bare_run_has_a_report_too(tmp_path):
@@ -117,16 +143,44 @@ def test_a_run_without_accuracies_has_a_report(tmp_path, logged):
     assert image == {"loss": "Loss over training", "text/reward": "Reward terms by modality"}[logged]
 
 
-def test_before_and_after_come_from_evaluations_too(tmp_path):
-    """As recipes/evaluate.py leaves them, where execute_notebooks.py looks for them."""
+def test_before_and_after_come_from_evaluations(tmp_path):
+    """The intervals are those of the evaluation, and of nobody else."""
     save_state(tmp_path, [{"step": 1, "text/accuracy": 0.5}])
-    for name, right in (("before", False), ("after", True)):
-        folder = tmp_path / "evaluation" / name / "model"
-        folder.mkdir(parents=True)
-        pair = paired_result([right, True], [True, True])
-        (folder / "results_1.json").write_text(json.dumps({"pairs": {"demo": pair}, "averages": {}}))
+    save_evaluations(tmp_path, [False, True], [True, True])
+    file = tmp_path / "evaluation" / "after" / "model" / "results_1.json"
+    content = json.loads(file.read_text())
+    content["pairs"]["demo"] |= {"gap_interval": [0.125, 0.25], "recovery": 87.25, "mrr": 93.75}
+    file.write_text(json.dumps(content))
     text = Reader(write_report(tmp_path).read_text()).text
     assert "Before and after" in text and text.index("before50.0") < text.index("after100.0")
+    assert "0.0 [12.5, 25.0]" in text and "recovery, %MRR, %" in text and "87.293.8" in text
+    assert "MRR, the modality recovery rate: speech accuracy over the base model's text accuracy" in text
+
+
+def test_nothing_pickled_is_read(run, tmp_path, capsys):
+    """A crafted `training_args.bin` (or checkpoint file) beside a run's log runs nothing under the recipe."""
+    import report
+
+    for name in ("training_args.bin", "optimizer.pt", "checkpoint-3/training_args.bin", "evaluation/after/x.bin"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_bytes(pickle.dumps(Harmful(tmp_path / "harm")))
+    questions_folder = tmp_path / "questions"
+    questions(1).to_parquet(questions_folder / "train.parquet")
+    report.main([str(run), "--dataset", str(questions_folder), "--output_file", str(tmp_path / "out.html")])
+    assert "learning_rate" in (tmp_path / "out.html").read_text() and "out.html" in capsys.readouterr().out
+    assert not (tmp_path / "harm").exists()
+    pickle.loads((run / "training_args.bin").read_bytes())
+    assert (tmp_path / "harm").exists()  # it would have
+
+
+class Harmful:
+    """What a malicious file would hold."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
 
 
 def test_an_open_question_has_no_options():
@@ -140,7 +194,7 @@ def test_an_open_question_has_no_options():
 
 def test_clips_keep_their_encoding_unless_large_or_raw():
     def embedded(audio):
-        kind, data = re.search('src="data:([^;]+);base64,([^"]+)"', audio_tag(audio)).groups()
+        kind, data = re.fullmatch("data:([^;]+);base64,(.+)", clip_source(audio)).groups()
         return kind, base64.b64decode(data)
 
     short = clip(0.5)
@@ -179,3 +233,59 @@ def test_a_browser_shows_it(run, tmp_path):
     done = subprocess.run([*command, "--dump-dom", path.as_uri()], check=True, capture_output=True, timeout=120)
     title = re.search("<title>(.*?)</title>", done.stdout.decode())[1]
     assert html.unescape(title) == "run & <more>"  # and not "hacked"
+
+
+BREAKING = [
+    *("<script>", "</script>", "<!--", "-->", "<img src=x onerror=y>", '"', "'", ">", "<", "&", "&lt;", "]]>", "</td>"),
+    *(
+        "\x00",
+        "\x1b",
+        "\ud800",
+        "\u202e",
+        "\u2028",
+        "\r",
+        "\n",
+        "{{ 7*7 }}",
+        "{% raw %}",
+        "</style>",
+        "javascript:",
+        "a",
+    ),
+]
+HOSTILE = st.one_of(st.text(), st.lists(st.sampled_from(BREAKING)).map("".join)).map(lambda text: text or "x")
+
+
+def page_of(texts):
+    """A page in which every text that comes from a run is one of `texts`."""
+    name, command, key, note, prompt, remark, completion, reward, setting, value, component, cell, modality = texts
+    twin = {
+        "modality": modality,
+        "remark": remark,
+        "completion": completion,
+        "rewards": [[reward, value]],
+        "color": "x",
+    }
+    return {
+        "name": name, "command": command, "seconds": 1, "curves": [("data:x", name)], "drift": "data:x",
+        "before_after": {"figure": "data:x", "header": ["", "gap"], "rows": [[cell, cell]]},
+        "questions": [{"key": key, "note": note, "prompt": prompt, "clip": "data:x", "twins": [twin, twin]}],
+        "settings": {"chosen": [[setting, value]], "others": [[value, setting]]},
+        "trainable": [[component, cell, cell, cell]],
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(HOSTILE, min_size=13, max_size=13))
+def test_nothing_a_run_says_becomes_markup(texts):
+    """Tags and attributes are those of a harmless run, all text is there, control characters are not."""
+    harmless, hostile = Reader(render("page", page_of(["x"] * 13))), Reader(page := render("page", page_of(texts)))
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in harmless.tags]
+    for (_, attributes), (_, expected) in zip(hostile.tags, harmless.tags, strict=True):
+        assert attributes.keys() == expected.keys()
+        assert all(attributes[name] == expected[name] for name in attributes if name != "alt")
+    assert not any(comment for comment in hostile.comments)
+    for text in texts:
+        assert "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text) in hostile.text
+    assert all(character.isprintable() or character in "\n\t" for character in page)
+    page.encode("utf-8")

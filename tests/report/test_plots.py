@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tars_trl.evaluation.metrics import paired_result
 from tars_trl.report import plots
-from tars_trl.report.frames import Run
+from tars_trl.report.frames import LoggedRun
 
 
 def run(tmp_path, name="run", steps=30, gap=0.3, **more):
@@ -29,7 +29,7 @@ def run(tmp_path, name="run", steps=30, gap=0.3, **more):
         }
         for step in range(1, steps + 1)
     ]
-    return Run(tmp_path, name, history)
+    return LoggedRun(tmp_path, name, history)
 
 
 def lines(axes, color):
@@ -75,21 +75,21 @@ def test_measured_gap_is_drawn(tmp_path):
          "eval_gap/accuracy_greedy": 0.4 - step / 100}
         for step in (0, 10, 20, 30)
     ]  # fmt: skip
-    left, right = plots.plot_gap(Run(tmp_path, "run", training + greedy)).axes
+    left, right = plots.plot_gap(LoggedRun(tmp_path, "run", training + greedy)).axes
     for axes, kind, last in ((left, "speech", 80), (left, "text", 90), (right, "gap", 10)):
         _, measured = lines(axes, plots.COLORS[kind])
         assert measured.get_xdata().tolist() == [0, 10, 20, 30] and measured.get_ydata()[-1] == pytest.approx(last)
         assert measured.get_label() == f"{kind}, held out, greedy" and measured.get_marker() == plots.MARKERS[kind]
     written = [{"step": line["step"], "text/accuracy": 0.5} for line in training]
-    left, right = plots.plot_gap(Run(tmp_path, "text", written + greedy)).axes
+    left, right = plots.plot_gap(LoggedRun(tmp_path, "text", written + greedy)).axes
     assert len(lines(left, plots.COLORS["speech"])) == 1 and len(lines(right, plots.COLORS["gap"])) == 1
 
 
 def test_a_baseline_on_one_modality_is_drawn(tmp_path):
     history = [{"step": step, "text/accuracy": 0.5, "text/reward": 1.0} for step in (1, 2, 3)]
-    left, right = plots.plot_gap(Run(tmp_path, "text", history)).axes
+    left, right = plots.plot_gap(LoggedRun(tmp_path, "text", history)).axes
     assert len(lines(left, plots.COLORS["text"])) == 1 and not lines(left, plots.COLORS["speech"])
-    assert titles(plots.plot_rewards(Run(tmp_path, "text", history))) == [
+    assert titles(plots.plot_rewards(LoggedRun(tmp_path, "text", history))) == [
         "Reward (weighted sum)", "R_acc: the answer is right",
     ]  # fmt: skip
 
@@ -100,7 +100,7 @@ def test_rewards_and_health_have_a_panel_for_each_logged_term(tmp_path):
     assert len(figure.axes[0].lines) == 2 and len(figure.axes[2].lines) == 1
     assert titles(plots.plot_health(run(tmp_path))) == ["Questions without a reference"]
     with pytest.raises(ValueError, match="logged none of speech/reward"):
-        plots.plot_rewards(Run(tmp_path, "other", [{"step": 1, "loss": 1.0}]))
+        plots.plot_rewards(LoggedRun(tmp_path, "other", [{"step": 1, "loss": 1.0}]))
 
 
 def test_before_and_after_with_their_intervals():
@@ -112,7 +112,9 @@ def test_before_and_after_with_their_intervals():
     assert [text.get_text() for text in right.texts] == ["40.0", "10.0"]
     bars = [segment for bars in left.containers[0].lines[2] for segment in bars.get_segments()]
     assert bars[0][:, 1] == pytest.approx([100 * end for end in before["speech_interval"]])
-    undefined = paired_result([False], [False])
+    right = plots.plot_before_after({**before, "recovery": 55.55}, after).axes[1]
+    assert right.get_xticklabels()[0].get_text() == "before\nrecovery 55.5 %"
+    undefined = {**paired_result([False], [False]), "recovery": None}
     assert "undefined" in plots.plot_before_after(undefined, undefined).axes[1].get_xticklabels()[0].get_text()
 
 
@@ -140,7 +142,18 @@ def test_layer_sets_and_domains():
 
 
 def test_figures_are_made_of_results_read_back_from_json(tmp_path):
-    """Intervals are lists there, as in summary.json."""
+    """Intervals are lists there."""
     result = json.loads(json.dumps(paired_result([True, False, True], [True, True, True])))
     plots.plot_before_after(result, result).savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_names_with_dollar_signs_are_no_mathematics(tmp_path):
+    """Matplotlib would otherwise refuse to draw what it cannot parse."""
+    plots.plot_gap([run(tmp_path, r"a$\frac$"), run(tmp_path, "b$^$")]).savefig(tmp_path / "figure.png")
+
+
+def test_without_matplotlib_the_command_that_brings_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="not installed. Bring it with: pip install"):
+        plots.plot_gap(run(tmp_path))

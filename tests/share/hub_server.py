@@ -1,4 +1,4 @@
-"""A hub on loopback: the calls that `huggingface_hub` makes to create, list and fill a model repository.
+"""A hub on loopback: the calls that `huggingface_hub` makes to create, list and fill a repository.
 
 Large files go through git-lfs, as the client sends them where `hf_xet` is off. It keeps what it is sent in memory.
 """
@@ -15,7 +15,7 @@ LARGE = (".safetensors", ".bin")
 
 
 class Hub:
-    """Repositories by id, each with `private` and `branches`: name to {path: bytes}."""
+    """Repositories by id (of data sets `datasets/…`), each with `private` and `branches`: name to {path: bytes}."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict] = {}
@@ -73,17 +73,20 @@ class _Handler(BaseHTTPRequestHandler):
             return self.create(json.loads(body))
         if path.endswith(".git/info/lfs/objects/batch"):
             return self.batch(json.loads(body))
-        _, _, _, owner, name, *rest = path.split("/", 5)
-        repository = self.hub.repositories.get(f"{owner}/{name}")
+        _, _, repo_type, owner, name, *rest = path.split("/", 5)
+        repo_id = f"{'datasets/' if repo_type == 'datasets' else ''}{owner}/{name}"
+        repository = self.hub.repositories.get(repo_id)
         if repository is None:
             return self.answer(404, error="RepoNotFound")
         kind, _, reference = (rest[0] if rest else "").partition("/")
-        return getattr(self, f"on_{kind or 'revision'}")(f"{owner}/{name}", repository, reference or "main", body)
+        return getattr(self, f"on_{kind or 'revision'}")(repo_id, repository, reference or "main", body)
 
     do_GET = do_POST = do_PUT = handle_one
 
     def create(self, wanted: dict) -> None:
         repo_id = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+        if wanted.get("type") == "dataset":
+            repo_id = f"datasets/{repo_id}"
         known = repo_id in self.hub.repositories
         if not known:
             self.hub.create(repo_id, wanted.get("visibility") == "private")

@@ -1,5 +1,7 @@
 """Exports open as what they claim to be and hold what was trained, for every architecture."""
 
+import json
+
 import pytest
 import torch
 import transformers
@@ -8,7 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoProcessor, Qwen2_5OmniForConditionalGeneration
 
-from tars_trl.share.export import load_trained, stored_dtype, write_export, write_omni
+from tars_trl.errors import SettingError
+from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
+from tars_trl.share.export import ExportSettings, export, load_trained, stored_dtype, write_export
 from tests.models import tiny_phi4
 from tests.trained import checkpoint, logits, tiny_omni_folder
 
@@ -58,7 +62,7 @@ def test_omni_export_holds_the_trained_thinker_and_all_else_as_it_was(tiny, omni
     run = checkpoint(*tiny, tmp_path)
     model, processor = load_trained(run)
     expected = logits(model)
-    write_export(model, processor, tmp_path / "out", "omni", omni=str(omni))
+    write_export(model, processor, tmp_path / "out", "omni", original=str(omni))
 
     left = {path.name for path in omni.iterdir()} - {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {"README.md"}
@@ -90,7 +94,7 @@ def test_omni_keeps_its_type(tiny, omni, tmp_path):
         save_file({name: t.bfloat16() for name, t in load_file(shard).items()}, shard, metadata={"format": "pt"})
     model, _ = tiny
     model.save_pretrained(tmp_path / "thinker")
-    write_omni(tmp_path / "thinker", omni, tmp_path / "out")
+    Qwen2_5OmniThinker().write_whole(tmp_path / "thinker", None, tmp_path / "out", omni)
     for shard in (tmp_path / "out").glob("*.safetensors"):
         with safe_open(shard, "pt") as opened:
             assert {opened.get_slice(name).get_dtype() for name in opened.keys()} == {"BF16"}  # noqa: SIM118
@@ -105,19 +109,74 @@ def test_omni_of_another_model_is_refused(tiny, omni, tmp_path):
         ("wider", {"intermediate": 320}, "has shape .*256.* and .*320.* in the trained"),
     ):
         tiny_random(0, **sizes)[0].save_pretrained(tmp_path / name)
-        with pytest.raises(ValueError, match=message):
-            write_omni(tmp_path / name, omni, tmp_path / f"out-{name}")
+        with pytest.raises(SettingError, match=message):
+            Qwen2_5OmniThinker().write_whole(tmp_path / name, None, tmp_path / f"out-{name}", omni)
+
+
+def test_a_thinker_alone_becomes_an_omni(tiny, tmp_path):
+    """A trained part whose base is a part itself: a whole folder around it, in the names of the hub's checkpoint."""
+    run = checkpoint(*tiny, tmp_path)
+    model, processor = load_trained(run)
+    expected = logits(model)
+    write_export(model, processor, tmp_path / "out", "omni", original=str(tmp_path / "base"))
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.model_type == "qwen2_5_omni" and config.architectures == ["Qwen2_5OmniModel"]
+    names = [name for shard in (tmp_path / "out").glob("*.safetensors") for name in load_file(shard)]
+    assert {name.split(".")[0] for name in names} == {"thinker"} and "thinker.model.embed_tokens.weight" in names
+    assert {name.split(".")[1] for name in names} == {"model", "audio_tower", "visual"}  # and no talker
+    again, processor_again = load_trained(tmp_path / "out")
+    torch.testing.assert_close(logits(again), expected, rtol=0, atol=1e-5)
+    assert processor_again.tokenizer("One?").input_ids == processor.tokenizer("One?").input_ids
+    whole = Qwen2_5OmniForConditionalGeneration.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logits(whole.thinker), expected, rtol=0, atol=1e-5)
+    assert not whole.has_talker
+
+
+def test_shards_of_a_thinker_alone_keep_their_index(tiny, tmp_path):
+    model, processor = tiny
+    model.save_pretrained(tmp_path / "thinker", max_shard_size="1MB")
+    Qwen2_5OmniThinker().write_whole(tmp_path / "thinker", processor, tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    torch.testing.assert_close(logits(load_trained(tmp_path / "out")[0]), logits(model.eval()), rtol=0, atol=1e-5)
 
 
 def test_exports_that_cannot_be_are_refused(run, tmp_path):
     model, processor = load_trained(run)
     whole, _ = load_trained(run.parent / "base")
-    with pytest.raises(ValueError, match="format='gguf' is not known"):
+    with pytest.raises(SettingError, match="format='gguf' is not known"):
         write_export(model, processor, tmp_path / "out", "gguf")
-    with pytest.raises(ValueError, match="'adapter' was asked of a whole model"):
+    with pytest.raises(SettingError, match="'adapter' was asked of a whole model"):
         write_export(whole, processor, tmp_path / "out", "adapter")
-    with pytest.raises(ValueError, match="output=.* holds files already"):
+    with pytest.raises(SettingError, match="output_dir=.* holds files already"):
         write_export(model, processor, run, "merged")
-    with pytest.raises(ValueError, match="format='omni' with base=None"):
-        write_export(whole, processor, tmp_path / "out", "omni")
+    if whole.config.model_type == "phi4_multimodal":
+        with pytest.raises(SettingError, match="format='omni' was asked of a Phi4.*no part of a larger"):
+            write_export(whole, processor, tmp_path / "out", "omni")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"push_to": "me/it", "verify": False}, "nothing unchecked is pushed"),
+        ({"dataset": None}, "there is no question to ask"),
+        ({"format": "gguf"}, "format='gguf' is not a choice"),
+        ({"output_dir": None}, "output_dir is not given"),
+    ],
+)
+def test_settings_that_cannot_work(settings, message):
+    with pytest.raises(SettingError, match=message):
+        ExportSettings(**{"checkpoint": "run", "output_dir": "out", "dataset": "questions", **settings})
+
+
+def test_an_export_names_the_base_it_is_given(tiny, tmp_path, capsys):
+    """`--model`: trained from a copy, published as an adapter of what it is a copy of."""
+    run = checkpoint(*tiny, tmp_path)
+    (tmp_path / "base").rename(tmp_path / "copy")
+    settings = ExportSettings(str(run), str(tmp_path / "out"), verify=False, model=str(tmp_path / "copy"))
+    export(settings)
+    assert "Wrote" in capsys.readouterr().out
+    named = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str(tmp_path / "copy") and "copy" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(SettingError, match="holds files already"):
+        export(settings)

@@ -10,10 +10,13 @@ import sys
 import huggingface_hub
 import pytest
 import torch
+import wandb
 from safetensors.torch import save_file
 
+from tars_trl.errors import SettingError
 from tars_trl.record import read_run
 from tars_trl.share.hub import push
+from tars_trl.share.publishing import PublishCallback
 from tests.conftest import ROOT
 from tests.share.hub_server import TOKEN, Hub
 from tests.trained import checkpoint, tiny_omni_folder
@@ -62,7 +65,7 @@ def test_push_to_a_branch_of_ones_own_namespace(hub, folder):
     """A new branch starts with main's files; the push leaves them on main and not on the branch."""
     hub.create("me/model", private=True)
     hub.files("me/model")["old.safetensors"] = b"old"
-    push(folder, "model", revision="v2")
+    push(folder, "model", hub_revision="v2")
     assert hub.files("me/model").keys() == {".gitattributes", "old.safetensors"}
     assert hub.files("me/model", "v2").keys() == SENT
 
@@ -92,6 +95,40 @@ def test_public_repository_gets_no_private_push(hub, folder):
         push(folder, "me/model")
     push(folder, "me/model", private=False)
     assert hub.files("me/model").keys() == SENT
+
+
+def test_data_sets_are_protected_as_models_are(hub, tmp_path):
+    """Private, nothing overwritten or made public unasked, resumed; what a build works with stays at home."""
+    folder = tmp_path / "built"
+    for name in ("README.md", "data/train-00000.parquet", ".work/rows.jsonl", ".work/train/0.json", "data/x.part"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("---\nlanguage: en\n---\n")
+    sent = {".gitattributes", "README.md", "data/train-00000.parquet"}
+    hub.create("me/it", private=False)  # a model of the same name
+    assert push(folder, "me/it", repo_type="dataset").startswith(f"{hub.url}/datasets/me/it/commit/")
+    assert hub.files("datasets/me/it").keys() == sent and hub.repositories["datasets/me/it"]["private"]
+    assert hub.files("me/it").keys() == {".gitattributes"}
+    push(folder, "me/it", repo_type="dataset")
+
+    hub.files("datasets/me/it")["data/test-00000.parquet"] = b"somebody's"
+    with pytest.raises(FileExistsError, match="'main' of me/it holds 1 other files, such as data/test-00000"):
+        push(folder, "me/it", repo_type="dataset")
+    assert hub.files("datasets/me/it")["data/test-00000.parquet"] == b"somebody's"
+    push(folder, "me/it", repo_type="dataset", overwrite=True)
+    assert hub.files("datasets/me/it").keys() == sent
+
+    hub.create("datasets/me/public", private=False)
+    with pytest.raises(PermissionError, match="me/public is public"):
+        push(folder, "me/public", repo_type="dataset")
+    push(folder, "me/public", repo_type="dataset", private=False)
+    assert hub.files("datasets/me/public").keys() == sent
+
+
+def test_nothing_without_a_card_is_pushed(hub, folder):
+    (folder / "README.md").unlink()
+    with pytest.raises(SettingError, match="has no card"):
+        push(folder, "me/model")
+    assert not hub.repositories
 
 
 def test_interrupted_push_is_resumed(hub, folder):
@@ -145,7 +182,7 @@ def test_trainer_pushes_its_adapter_with_our_card(hub, make_trainer, tiny, tmp_p
     model, processor = tiny
     model.save_pretrained(tmp_path / "base")
     model = type(model).from_pretrained(tmp_path / "base")
-    trainer = make_trainer(build_model=copy.deepcopy(model), **settings)
+    trainer = make_trainer(build_model=copy.deepcopy(model), callbacks=[PublishCallback()], **settings)
     trainer.train()
     trainer.push_to_hub()
     files = hub.files("me/run")
@@ -156,7 +193,31 @@ def test_trainer_pushes_its_adapter_with_our_card(hub, make_trainer, tiny, tmp_p
     assert read_run(tmp_path / "out")["questions"] == 4 and read_run(tmp_path / "out" / "checkpoint-1")["steps"] == 1
     assert not any(TOKEN.encode() in content for content in files.values())
     with pytest.raises(FileExistsError, match="me/run holds"):
-        make_trainer(build_model=copy.deepcopy(model), **settings)
+        make_trainer(build_model=copy.deepcopy(model), callbacks=[PublishCallback()], **settings)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_no_saved_file_holds_the_token(hub, make_trainer, tmp_path, monkeypatch, published):
+    """Neither checkpoints (transformers pickles all settings), nor run.json and card, nor what trackers write."""
+    monkeypatch.setattr(sys, "argv", ["train.py", "--hub_token", TOKEN])
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "out" / "logs"))
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "out"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "report_to": ["tensorboard", "wandb"]}
+    settings |= {"push_to_hub": published, "hub_model_id": "me/run", "hub_token": TOKEN}
+    trainer = make_trainer(callbacks=[PublishCallback()], **settings)
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    if published:
+        trainer.push_to_hub()
+    wandb.finish()
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    names = {file.name for file in files}
+    assert {"training_args.bin", "run.json", "README.md"} <= names
+    assert [str(file) for file in files if TOKEN.encode() in file.read_bytes()] == []
+    assert ("me/run" in hub.repositories) == published
 
 
 # ---- The recipe -----------------------------------------------------------------------------------------------------
@@ -173,10 +234,10 @@ def export(*arguments, endpoint, offline="1"):
 def test_recipe_verifies_and_pushes(tiny, hub, tmp_path):
     """One command: merged, loaded in a fresh process, compared, carded with results, pushed; no token shown."""
     run = checkpoint(*tiny, tmp_path)
-    pair = {"questions": 4, "speech_accuracy": 0.5, "text_accuracy": 0.75, "gap": 0.25, "mrr": 66.7}
-    (tmp_path / "results.json").write_text(json.dumps({"sums": pair}))
-    arguments = ["--checkpoint", run, "--output", tmp_path / "out", "--format", "merged", "--max_new_tokens", "6"]
-    arguments += ["--results", tmp_path / "results.json", "--push_to", "me/tars"]
+    pair = {"questions": 4, "speech_accuracy": 0.5, "text_accuracy": 0.75, "gap": 0.25, "recovery": 66.7}
+    (tmp_path / "results_1.json").write_text(json.dumps({"results": {}, "pairs": {"sums": pair}}))
+    arguments = [run, "--output_dir", tmp_path / "out", "--format", "merged", "--max_completion_length", "6"]
+    arguments += ["--results", tmp_path / "results_1.json", "--push_to", "me/tars"]
     done = export(*arguments, endpoint=hub.url, offline="0")
     assert done.returncode == 0, done.stderr
     assert "Verified, speech" in done.stdout and "Pushed:" in done.stdout
@@ -193,7 +254,7 @@ def test_recipe_pushes_nothing_that_answers_otherwise(tiny, hub, tmp_path):
     config = json.loads((omni / "config.json").read_text())
     config["thinker_config"]["text_config"]["rms_norm_eps"] = 1.0  # the weights fit, the model is another one
     (omni / "config.json").write_text(json.dumps(config))
-    arguments = ["--checkpoint", run, "--output", tmp_path / "out", "--format", "omni", "--max_new_tokens", "6"]
-    done = export(*arguments, "--omni", omni, "--push_to", "me/tars", endpoint=hub.url, offline="0")
-    assert done.returncode != 0 and "ExportError" in done.stderr, done.stderr
+    arguments = [run, "--output_dir", tmp_path / "out", "--format", "omni", "--max_completion_length", "6"]
+    done = export(*arguments, "--whole", omni, "--push_to", "me/tars", endpoint=hub.url, offline="0")
+    assert done.returncode == 2 and "It would not be the model that was trained" in done.stderr, done.stderr
     assert hub.files("me/tars").keys() == {".gitattributes"}

@@ -1,0 +1,42 @@
+"""Publishing a training run: what a recipe adds so that its push is protected and its folder has a card."""
+
+from pathlib import Path
+from typing import Any
+
+from ..grpo.callbacks import Publisher
+from ..models import architecture_of
+from ..models.prompting import base_of
+from ..record import read_run
+from .cards import write_card
+from .hub import prepare_repository
+
+
+class PublishCallback(Publisher):
+    """`Publisher` with this package's card and the hub's protection: `callbacks=[PublishCallback()]`.
+
+    Nothing is pushed but with `push_to_hub`, and then to a private repository that holds nothing else, unless
+    `hub_private_repo=False`. A run that resumes goes on in the repository it began.
+    """
+
+    def prepare(self, trainer: Any, token: str | None = None, private: bool | None = None) -> bool:
+        """Create the repository, or refuse to lose or publish what it holds."""
+        args = trainer.args
+        private = args.hub_private_repo is not False if private is None else private
+        resumes = bool(args.resume_from_checkpoint) and any(Path(args.output_dir).glob("checkpoint-*"))
+        if trainer.is_world_process_zero():
+            prepare_repository(
+                args.hub_model_id or Path(args.output_dir).absolute().name,
+                hub_revision=args.hub_revision,
+                private=private,
+                overwrite=resumes,
+                token=token,
+            )
+        return private
+
+    def write_card(self, trainer: Any) -> None:
+        """README.md in the output folder, from the `run.json` there."""
+        folder = Path(trainer.args.output_dir)
+        facts = read_run(folder)
+        architecture = architecture_of(base_of(trainer.accelerator.unwrap_model(trainer.model)).config.model_type)
+        name = trainer.hub_model_id or folder.resolve().name
+        write_card(folder, facts, architecture, name, adapter=bool(facts["adapter"]))
