@@ -151,14 +151,6 @@ def _load(settings: ExportSettings) -> tuple[Any, Any, dict[str, Any]]:
     return model, processor, facts
 
 
-def load_trained(
-    checkpoint: str | Path, *, base: str | None = None, revision: str | None = None, dtype: str = "float32"
-) -> tuple[Any, Any]:
-    """Model and processor of a checkpoint, to compute in `dtype`: an adapter on its base (or `base`), or a model."""
-    model, adapter = (base, str(checkpoint)) if base is not None else (str(checkpoint), None)
-    return load_speech_llm(model, adapter, model_revision=revision, dtype=dtype)
-
-
 def check_empty(folder: str | Path) -> None:
     """See that nothing is mixed with what is written.
 

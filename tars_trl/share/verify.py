@@ -17,6 +17,7 @@ from torch import Tensor
 from ..data.prompts import Modality
 from ..errors import ExportError
 from ..models import architecture_of
+from ..models.loading import load_speech_llm
 from ..models.prompting import base_of, heard, prompt_batch, twin_prompt
 from ..sampling.complete import complete
 
@@ -101,9 +102,8 @@ def _answers_of_folder(
     base: str | None,
     model_revision: str | None,
 ) -> list[Answer]:
-    from .export import load_trained
-
-    model, processor = load_trained(folder, base=base, revision=model_revision)
+    model, adapter = (folder, None) if base is None else (base, folder)
+    model, processor = load_speech_llm(model, adapter, model_revision=model_revision, dtype="float32")
     return greedy_answers(model, processor, questions, max_completion_length, forced)
 
 

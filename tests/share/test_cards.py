@@ -19,7 +19,7 @@ from tars_trl.models import architecture_of
 from tars_trl.models.loading import identity, load_speech_llm
 from tars_trl.record import command_line
 from tars_trl.share.cards import _is_hub_id, count_table, read_pairs, write_card, write_dataset_card
-from tars_trl.share.export import load_trained, write_export
+from tars_trl.share.export import write_export
 from tars_trl.share.verify import greedy_answers
 from tests.conftest import SYSTEM
 from tests.models import tiny_phi4
@@ -54,7 +54,7 @@ def code_of(folder):
 def test_quick_start_runs_as_written(tiny, tmp_path, monkeypatch, capsys, kind, architecture):
     """The card's own code block, on a wave file, prints the greedy answer of the exported model."""
     run = checkpoint(*(tiny if architecture.startswith("qwen") else tiny_phi4.tiny_random(0)), tmp_path)
-    model, processor = load_trained(run)
+    model, processor = load_speech_llm(str(run))
     wave = (0.1 * np.sin(np.arange(8000) / 20)).astype("float32")
     soundfile.write(tmp_path / "question.wav", wave, 16_000)
     row = {"audio": {"path": str(tmp_path / "question.wav"), "bytes": None}, "key": "q"}

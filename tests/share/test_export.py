@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoProcessor, Qwen2_5OmniForConditionalGeneration
 
 from tars_trl.errors import SettingError
+from tars_trl.models.loading import load_speech_llm
 from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
-from tars_trl.share.export import ExportSettings, export, load_trained, stored_dtype, write_export
+from tars_trl.share.export import ExportSettings, export, stored_dtype, write_export
 from tests.models import tiny_phi4
 from tests.trained import checkpoint, logits, tiny_omni_folder
 
@@ -29,18 +30,18 @@ def omni(tiny, tmp_path):
 
 
 def test_adapter_export_is_the_trained_model(run, tmp_path):
-    model, processor = load_trained(run)
+    model, processor = load_speech_llm(str(run))
     expected = logits(model)
     write_export(model, processor, tmp_path / "out", "adapter")
-    again, _ = load_trained(tmp_path / "out")
+    again, _ = load_speech_llm(str(tmp_path / "out"))
     assert isinstance(again, PeftModel)
     torch.testing.assert_close(logits(again), expected, rtol=0, atol=0)
 
 
 def test_merged_export_is_the_trained_model(run, tmp_path):
     """It opens by class name and AutoProcessor, without peft, and answers as adapter on base."""
-    model, processor = load_trained(run)
-    expected, untrained = logits(model), logits(load_trained(run.parent / "base")[0])
+    model, processor = load_speech_llm(str(run))
+    expected, untrained = logits(model), logits(load_speech_llm(str(run.parent / "base"))[0])
     write_export(model, processor, tmp_path / "out", "merged")
     names = AutoConfig.from_pretrained(tmp_path / "out").architectures
     merged = getattr(transformers, names[0]).from_pretrained(tmp_path / "out")
@@ -51,7 +52,7 @@ def test_merged_export_is_the_trained_model(run, tmp_path):
 
 
 def test_merged_export_in_another_type(run, tmp_path):
-    model, processor = load_trained(run)
+    model, processor = load_speech_llm(str(run))
     write_export(model, processor, tmp_path / "out", "merged", dtype="bfloat16")
     assert stored_dtype(tmp_path / "out") == "bfloat16" and stored_dtype(run.parent / "base") == "float32"
     assert AutoConfig.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
@@ -60,7 +61,7 @@ def test_merged_export_in_another_type(run, tmp_path):
 def test_omni_export_holds_the_trained_thinker_and_all_else_as_it_was(tiny, omni, tmp_path):
     """Same files and keys; AutoConfig, the whole Omni and the thinker class open it and find the trained thinker."""
     run = checkpoint(*tiny, tmp_path)
-    model, processor = load_trained(run)
+    model, processor = load_speech_llm(str(run))
     expected = logits(model)
     write_export(model, processor, tmp_path / "out", "omni", original=str(omni))
 
@@ -79,7 +80,7 @@ def test_omni_export_holds_the_trained_thinker_and_all_else_as_it_was(tiny, omni
                        for part in ["mlp" if "attn" not in linear and linear[0] in "gud" else "self_attn"]}  # fmt: skip
 
     assert AutoConfig.from_pretrained(tmp_path / "out").model_type == "qwen2_5_omni"
-    thinker = load_trained(tmp_path / "out")[0]
+    thinker = load_speech_llm(str(tmp_path / "out"))[0]
     torch.testing.assert_close(logits(thinker), expected, rtol=0, atol=1e-5)
     whole = Qwen2_5OmniForConditionalGeneration.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(logits(whole.thinker), expected, rtol=0, atol=1e-5)
@@ -116,7 +117,7 @@ def test_omni_of_another_model_is_refused(tiny, omni, tmp_path):
 def test_a_thinker_alone_becomes_an_omni(tiny, tmp_path):
     """A trained part whose base is a part itself: a whole folder around it, in the names of the hub's checkpoint."""
     run = checkpoint(*tiny, tmp_path)
-    model, processor = load_trained(run)
+    model, processor = load_speech_llm(str(run))
     expected = logits(model)
     write_export(model, processor, tmp_path / "out", "omni", original=str(tmp_path / "base"))
     config = AutoConfig.from_pretrained(tmp_path / "out")
@@ -124,7 +125,7 @@ def test_a_thinker_alone_becomes_an_omni(tiny, tmp_path):
     names = [name for shard in (tmp_path / "out").glob("*.safetensors") for name in load_file(shard)]
     assert {name.split(".")[0] for name in names} == {"thinker"} and "thinker.model.embed_tokens.weight" in names
     assert {name.split(".")[1] for name in names} == {"model", "audio_tower", "visual"}  # and no talker
-    again, processor_again = load_trained(tmp_path / "out")
+    again, processor_again = load_speech_llm(str(tmp_path / "out"))
     torch.testing.assert_close(logits(again), expected, rtol=0, atol=1e-5)
     assert processor_again.tokenizer("One?").input_ids == processor.tokenizer("One?").input_ids
     whole = Qwen2_5OmniForConditionalGeneration.from_pretrained(tmp_path / "out")
@@ -137,12 +138,14 @@ def test_shards_of_a_thinker_alone_keep_their_index(tiny, tmp_path):
     model.save_pretrained(tmp_path / "thinker", max_shard_size="1MB")
     Qwen2_5OmniThinker().write_whole(tmp_path / "thinker", processor, tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
-    torch.testing.assert_close(logits(load_trained(tmp_path / "out")[0]), logits(model.eval()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        logits(load_speech_llm(str(tmp_path / "out"))[0]), logits(model.eval()), rtol=0, atol=1e-5
+    )
 
 
 def test_exports_that_cannot_be_are_refused(run, tmp_path):
-    model, processor = load_trained(run)
-    whole, _ = load_trained(run.parent / "base")
+    model, processor = load_speech_llm(str(run))
+    whole, _ = load_speech_llm(str(run.parent / "base"))
     with pytest.raises(SettingError, match="format='gguf' is not known"):
         write_export(model, processor, tmp_path / "out", "gguf")
     with pytest.raises(SettingError, match="'adapter' was asked of a whole model"):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tars_trl.errors import ExportError
-from tars_trl.share.export import load_trained, write_export
+from tars_trl.models.loading import load_speech_llm
+from tars_trl.share.export import write_export
 from tars_trl.share.verify import Answer, check_answers, forced_logits, greedy_answers, untrained_logits, verify_folder
 from tests.conftest import question
 from tests.models import tiny_phi4
@@ -36,7 +37,7 @@ def made_up(spread=1.0):
 
 
 def test_answers_are_greedy_under_their_own_logits(run):
-    model, processor = load_trained(run)
+    model, processor = load_speech_llm(str(run))
     answers = greedy_answers(model, processor, QUESTIONS, 6)
     assert [answer.modality for answer in answers] == ["speech", "text"] and answers[0].ids != []
     for answer in answers:
@@ -54,13 +55,13 @@ def test_answers_are_greedy_under_their_own_logits(run):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_merged_exports_pass_and_the_base_does_not(run, tmp_path, dtype):
     """Without the fresh process: what the tolerances let through, in each stored type."""
-    model, processor = load_trained(run)
+    model, processor = load_speech_llm(str(run))
     expected = greedy_answers(model, processor, QUESTIONS, 6)
     untrained = untrained_logits(model, processor, QUESTIONS, expected)
     write_export(model, processor, tmp_path / "out", "merged", dtype=dtype)
 
     def answers_of(folder):
-        return greedy_answers(*load_trained(folder), QUESTIONS, 6, [answer.ids for answer in expected])
+        return greedy_answers(*load_speech_llm(str(folder)), QUESTIONS, 6, [answer.ids for answer in expected])
 
     verdict = check_answers(expected, answers_of(tmp_path / "out"), untrained, dtype)
     assert verdict["logits"] < verdict["tolerance"] / 5 and verdict["lost"] < 0.1
@@ -70,7 +71,7 @@ def test_merged_exports_pass_and_the_base_does_not(run, tmp_path, dtype):
 
 @pytest.mark.slow
 def test_fresh_process_verifies(run, tmp_path):
-    model, processor = load_trained(run)
+    model, processor = load_speech_llm(str(run))
     expected = greedy_answers(model, processor, QUESTIONS, 6)
     write_export(model, processor, tmp_path / "out", "merged")
     assert verify_folder(str(tmp_path / "out"), QUESTIONS, expected, max_completion_length=6)["logits"] < 1e-4
