@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoProcessor
-
-from tars_trl import load_questions
+from tars_trl import PublishCallback, load_questions
+from tars_trl.models.loading import load_processor
+from tars_trl.sampling.shared import check_place
 from tars_trl.settings import ModelSettings, QuestionSettings, parse, setting
 
 
@@ -32,6 +32,7 @@ def train(trainer: Callable[..., Any], config_class: type, description: str, **a
     # Of transformers 5.23 about TRL 1.16's own calls, 64 times in the demo; can go with TRL's next release.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     run, config = parse(TrainingSettings, config_class, description=description)
+    check_place("model", run.model, run.model_revision)
     config.model_init_kwargs = {
         "dtype": run.dtype,
         "revision": run.model_revision,
@@ -49,7 +50,8 @@ def train(trainer: Callable[..., Any], config_class: type, description: str, **a
         args=config,
         train_dataset=questions,
         eval_dataset=evaluated,
-        processing_class=AutoProcessor.from_pretrained(run.model, revision=run.model_revision, padding_side="left"),
+        processing_class=load_processor(run.model, model_revision=run.model_revision),
+        callbacks=[PublishCallback()],
         **arguments,
     )
     made.train(config.resume_from_checkpoint)

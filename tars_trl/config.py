@@ -49,14 +49,15 @@ GRPO_INHERITED = INHERITED | {
 class SpeechTrainingSettings(AudioSettings):
     """What every trainer on speech may set: which clips it takes and what of the model it trains."""
 
-    on_cpu_for_want_of_better: ClassVar[bool] = False
-    """Whether `use_cpu` was not asked for: then only small models are trained (`grpo.preparing`)."""
+    on_cpu_for_want_of_better = False
+    """Whether `use_cpu` was not asked for: then only small models are trained (`grpo.preparing`). No setting."""
 
     lora_r: int = setting(
         8, "Rank of LoRA on the language model's linear layers; 0 trains it whole (paper: 8).", least=0
     )
     lora_alpha: int = setting(32, "Scale of LoRA (paper, table 5: 32).", least=1)
     lora_dropout: float = setting(0.05, "Dropout of LoRA, in the update only (released code).", least=0, most=1)
+    use_cpu: bool = setting(False, "Run on the CPU although there is an accelerator, or train a large model on it.")
     freeze_audio: bool = setting(True, "Keep audio tower, projector and vision as they are (paper).")
     overwrite_output_dir: bool = setting(
         False, "Replace a run that lies in `output_dir`. Without it a second run there is refused."
@@ -65,7 +66,7 @@ class SpeechTrainingSettings(AudioSettings):
     inherited: ClassVar[dict[str, Rule]] = INHERITED
     """Rules for fields of TRL and transformers."""
 
-    def prepare(self: Any) -> None:
+    def prepare(self) -> None:
         """Check all fields, those of TRL too; without an accelerator, run on the CPU (the same YAML serves both)."""
         check(self, self.inherited)
         if not self.use_cpu and not torch.accelerator.is_available():

@@ -1,6 +1,7 @@
 """The house: what each room may know, what a command says of itself, what `import` costs, what a wheel holds."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 import tars_trl
-from tests.conftest import ROOT
+from tests.conftest import ROOT, questions
 
 COMMANDS = sorted([*ROOT.glob("recipes/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("benchmarks/*.py")])
 COMMANDS = [path for path in COMMANDS if "__main__" in path.read_text()]
@@ -76,3 +77,48 @@ def test_a_misspelt_setting_is_a_sentence(path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "--sed: there is no such setting here." in done.stderr
     assert "Traceback" in python(path, "--sed", "3", "--debug", cwd=ROOT).stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_empty_folder(tmp_path, model_folder, embedder_folder):
+    """Installed without the clone: evaluate, train and report on a model and questions of one's own."""
+    site, work = tmp_path / "site", tmp_path / "work"
+    work.mkdir()
+    built = python("-m", "build", "-q", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", ROOT)
+    assert built.returncode == 0, built.stderr[-2000:]
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    installed = python("-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", site, wheel)
+    assert installed.returncode == 0, installed.stderr[-2000:]
+    questions(4).to_parquet(work / "train-00000-of-00001.parquet")
+    script = work / "own.py"
+    script.write_text(f"""
+import tars_trl
+assert tars_trl.__file__.startswith({str(site)!r}), tars_trl.__file__
+rows = tars_trl.load_questions("train-00000-of-00001.parquet")
+
+def measure(model, folder):
+    tars_trl.evaluate(tars_trl.EvaluationSettings(
+        model=model, tasks=["own=train-00000-of-00001.parquet"], split=["train"], max_completion_length=4,
+        use_cpu=True, log_samples=True, output_dir=folder,
+    ))
+
+measure({model_folder!r}, "run/evaluation/before")
+trainer = tars_trl.TARSGRPOTrainer(
+    {model_folder!r}, [tars_trl.accuracy_reward, tars_trl.format_reward],
+    tars_trl.TARSGRPOConfig(
+        "run", max_steps=1, per_device_train_batch_size=8, max_completion_length=4, behavior_model={embedder_folder!r},
+        use_cpu=True, bf16=False, report_to=[], log_completions=True, num_completions_to_print=0, save_strategy="no",
+        logging_steps=1, overwrite_output_dir=True,
+    ),
+    rows, callbacks=[tars_trl.PublishCallback()],
+)
+trainer.train()
+trainer.save_model()
+trainer.save_state()
+measure("run", "run/evaluation/after")
+print(tars_trl.write_report("run", questions=rows))
+""")
+    done = python(script, cwd=work, env=os.environ | {"PYTHONPATH": str(site)})
+    assert done.returncode == 0, done.stderr[-3000:]
+    page = (work / "run" / "report.html").read_text()
+    assert "Before and after" in page and "<audio" in page and (work / "run" / "README.md").is_file()

@@ -12,6 +12,7 @@ from transformers import set_seed
 
 from ..data.audio import check_audio
 from ..data.questions import ordered_by
+from ..data.schema import check_rows
 from ..errors import SettingError
 from ..models import SpeechLLM, architecture_of
 from ..models.loading import load_model, number_of_parameters
@@ -49,7 +50,8 @@ def usable_questions(dataset: Any, args: Any, curriculum: str | None = None) -> 
     """The rows of a data set (or of each in a dict of them) that can be asked, ordered by `curriculum` if it is given.
 
     Raises:
-        SettingError: a data set without a known length.
+        SettingError: a data set without rows, or without a known length.
+        QuestionError: rows that are no questions, by key and field.
         AudioError: clips that cannot be used, unless `on_bad_audio` is `skip`.
     """
     if dataset is None:
@@ -63,6 +65,7 @@ def usable_questions(dataset: Any, args: Any, curriculum: str | None = None) -> 
         )
     if len(dataset) == 0:
         raise SettingError("The data set has no rows, so there is nothing to train on. Give another dataset or split.")
+    check_rows(dataset, required=("prompt",))
     if getattr(args, "modalities", "speech") == "text":
         dataset = dataset.remove_columns("audio") if "audio" in dataset.column_names else dataset
     else:
