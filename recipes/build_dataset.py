@@ -23,7 +23,7 @@ def main(args: list[str] | None = None) -> None:
     """Build, print what was kept, write the card, and push if asked to."""
     (settings,) = parse(BuildSettings, args=args, description=__doc__)
     facts = build(settings)
-    print(count_table(facts["splits"]))
+    print(count_table(facts["counts"]))
     print(f"\n{settings.output_dir}: rows in data/, what was dropped and why in .work/")
     if settings.stage in ("all", "card"):
         folder = Path(settings.output_dir).expanduser()

@@ -58,9 +58,9 @@ def build(
         listener: recogniser in place of the one that `settings.asr` names.
 
     Returns:
-        what a card tells of the data set: `splits` with `questions`, `kept`, `dropped` {reason: number} and, once
-        spoken, `seconds`, `tts_wer` (its mean) and `voices` {name: clips} of each; and `title`, `repository`,
-        `source`, `license`, `recognizer`, `max_wer`, `tries`, `augment`, `codec`, `seed`. No paths of this machine.
+        what a card tells of the data set: `counts`, by split, of `questions`, `kept`, `dropped` {reason: number} and,
+        once spoken, `seconds`, `tts_wer` (its mean) and `voices` {name: clips}; and `source`, `license`, `asr`,
+        `max_wer`, `tries`, `augment`, `codec`, `seed`, `push_to`. No paths of this machine.
 
     Raises:
         SettingError: the output folder belongs to a build with other settings, or another process is building there.
@@ -87,13 +87,11 @@ def _facts(settings: BuildSettings, output: Path) -> dict[str, Any]:
         source = f"a local copy, {Path(source).name}"
     elif settings.dataset_revision is not None:
         source = f"{source}, revision {settings.dataset_revision}"
-    names = ("license", "max_wer", "tries", "augment", "codec", "seed")
+    names = ("license", "max_wer", "tries", "augment", "codec", "seed", "push_to")
     return {
-        "title": output.name,
-        "repository": settings.push_to or output.name,
         "source": source,
-        "recognizer": Path(settings.asr).name if settings.asr else None,
-        "splits": count_splits(output),
+        "asr": Path(settings.asr).name if settings.asr else None,
+        "counts": count_splits(output),
         **{name: getattr(settings, name) for name in names},
     }
 

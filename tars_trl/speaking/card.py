@@ -13,7 +13,7 @@ TEMPLATE = """\
 {{ card_data }}
 ---
 
-# {{ title }}
+# {{ name }}
 
 Multiple-choice questions, spoken and written, for post-training speech LLMs. The speech is **synthetic**.
 Source: {{ source }}.
@@ -22,12 +22,12 @@ Source: {{ source }}.
 
 ## Voices
 
-{% for split, count in splits.items() -%}
+{% for split, count in counts.items() -%}
 - {{ split }}: {% for voice, clips in (count.voices or {}).items() | sort -%}
 {{ voice }} ({{ clips }}){{ ", " if not loop.last }}{% else %}not spoken{% endfor %}
 {% endfor %}
-{% if recognizer -%}
-Clips were transcribed with {{ recognizer }} and kept at a word error rate of at most \
+{% if asr -%}
+Clips were transcribed with {{ asr }} and kept at a word error rate of at most \
 {{ "%g" | format(100 * max_wer) }} %, both texts normalised; a question had {{ tries }} tries.
 {%- else -%}
 Nobody has checked what the clips say.
@@ -44,7 +44,7 @@ and in plain words); `voice`, `pace`, `seconds`, `transcript`, `tts_wer`, `tts_r
 ```python
 from tars_trl.data import load_questions
 
-train = load_questions({{ repository | tojson }}, "train")
+train = load_questions({{ (push_to or name) | tojson }}, "train")
 ```
 
 Made with `recipes/build_dataset.py` of tars-trl, seed {{ seed }}.
@@ -59,7 +59,7 @@ def write_dataset_card(folder: Path, facts: Mapping[str, Any]) -> Path:
         facts: as `tars_trl.speaking.build.build` returns them.
     """
     splits = [
-        {"split": name, "path": f"data/{name}-*.parquet"} for name in facts["splits"] if facts["splits"][name]["kept"]
+        {"split": name, "path": f"data/{name}-*.parquet"} for name in facts["counts"] if facts["counts"][name]["kept"]
     ]
     header = DatasetCardData(
         license=facts["license"],
@@ -68,16 +68,18 @@ def write_dataset_card(folder: Path, facts: Mapping[str, Any]) -> Path:
         tags=["audio", "speech", "synthetic", "multiple-choice", "tars-trl"],
         configs=[{"config_name": "default", "data_files": splits}],
     )
-    card = DatasetCard.from_template(header, template_str=TEMPLATE, table=count_table(facts["splits"]), **facts)
+    card = DatasetCard.from_template(
+        header, template_str=TEMPLATE, name=folder.name, table=count_table(facts["counts"]), **facts
+    )
     place = folder / "README.md"
     place.write_text(str(card), encoding="utf-8")
     return place
 
 
-def count_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
+def count_table(counts: Mapping[str, Mapping[str, Any]]) -> str:
     """What a build kept and dropped, as a Markdown table."""
     lines = ["| split | questions | kept | hours | mean word error rate | dropped |", "|---|---|---|---|---|---|"]
-    for split, count in splits.items():
+    for split, count in counts.items():
         hours = f"{count['seconds'] / 3600:.2f}" if "seconds" in count else "not spoken"
         rate = "not heard" if count.get("tts_wer") is None else f"{100 * count['tts_wer']:.1f} %"
         dropped = ", ".join(f"{number} {reason}" for reason, number in count["dropped"].items()) or "none"

@@ -75,7 +75,7 @@ def settings(source, output, **changes):
 
 def run(source, output, engine=None, **changes):
     facts = build(settings(source, output, **changes), engines={"tone": engine or Tones()}, listener=Ears())
-    return facts["splits"]
+    return facts["counts"]
 
 
 def digests(folder):
@@ -204,7 +204,7 @@ def test_word_errors_decide(source, tmp_path):
     assert strict["train"]["kept"] == 0 and strict["train"]["dropped"]["word errors"] == 10, strict
     assert run(source, tmp_path / "lenient", voices=["tone:mumble"], max_wer=2.0)["train"]["kept"] == 10
     facts = build(settings(source, tmp_path / "deaf", voices=["tone:mumble"]), engines={"tone": Tones()})
-    unheard = facts["splits"]
+    unheard = facts["counts"]
     assert unheard["train"]["kept"] == 10 and unheard["train"]["tts_wer"] is None
 
 
@@ -356,7 +356,7 @@ def test_card_says_what_was_dropped_and_nothing_of_the_machine(source, tmp_path)
     write_dataset_card(tmp_path / "out", facts)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "1 reference, 1 held out" in card and "synthetic" in card and "license: apache-2.0" in card
-    assert "| train | 12 | 10 |" in card and count_table(facts["splits"]) in card
+    assert "| train | 12 | 10 |" in card and count_table(facts["counts"]) in card
     assert "- train: tone:plain (10)\n- test: tone:plain (2)\n" in card
     assert "transcribed with base and kept at a word error rate of at most 10 %, both" in card
     assert "50 % of the clips have noise" in card and 'load_questions("out", "train")' in card
