@@ -13,9 +13,9 @@ is continued by the same command. Nothing is uploaded without `--push_to`, and t
 from pathlib import Path
 
 from tars_trl.settings import parse, run
+from tars_trl.share.cards import count_table, write_dataset_card
 from tars_trl.share.hub import push
 from tars_trl.speaking.build import build
-from tars_trl.speaking.card import count_table, write_dataset_card
 from tars_trl.speaking.settings import BuildSettings
 
 

@@ -39,8 +39,8 @@ def train(trainer: Callable[..., Any], config_class: type, description: str, **a
         "attn_implementation": run.attn_implementation,
         **(config.model_init_kwargs or {}),
     }
-    options = {"seed": config.seed, "system_prompt": run.system_prompt}
-    questions = load_questions(run.dataset, run.split, limit=run.limit, **options)
+    options = {"seed": config.seed, "system_prompt": run.system_prompt, "audio_anywhere": config.audio_anywhere}
+    questions = load_questions(run.dataset, run.split, limit=run.limit, **options).shuffle(seed=config.seed)
     evaluated = None
     if run.eval_dataset:
         evaluated = load_questions(run.eval_dataset, run.eval_split, limit=run.eval_limit, **options)

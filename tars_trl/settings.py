@@ -343,6 +343,14 @@ class AudioSettings(Settings):
         "Longest clip, in seconds. A longer one is refused before anything runs; audio is never truncated.",
         above=0,
     )
+    max_audio_megabytes: float = setting(
+        100.0,
+        "Largest clip as a file, in megabytes. A larger one is not read, and treated as `on_bad_audio` says.",
+        above=0,
+    )
+    audio_anywhere: bool = setting(
+        False, "Also open clips whose path leads out of the data set's folder. Only for data sets that you trust."
+    )
     on_bad_audio: str = setting(
         "refuse",
         "What to do about clips that cannot be used: `refuse` to start, naming them, or `skip` and count them.",

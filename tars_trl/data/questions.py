@@ -189,7 +189,7 @@ def _check_paths(dataset: Dataset, source: Path) -> None:
         raise QuestionError(
             "clips lie outside of the data set's folder, and following such paths would let a data set read any file "
             "of this machine:\n  " + "\n  ".join(problems) + "\nPut the clips into the folder, or, if you trust the "
-            "data set, pass audio_anywhere=True."
+            "data set, set audio_anywhere: true."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from datasets import Dataset
 
 from ..data.audio import check_audio
 from ..data.journal import rows_digest, sha256
+from ..data.questions import draw_numbers
 from ..models.loading import identity
 from .cascade import read_transcripts
 from .settings import EvaluationSettings
@@ -56,13 +56,20 @@ def make_jobs(task: Task, settings: EvaluationSettings, weights: Mapping[str, An
     """
     heard = any(modality != "text" for modality in settings.modalities)
     splits = settings.split or task.splits or (split_of(task.source),)
-    rows, commit = read_task(task, splits, Prompting(settings.system_prompt, settings.instruction, heard))
+    rows, commit = read_task(
+        task, splits, Prompting(settings.system_prompt, settings.instruction, heard, settings.audio_anywhere)
+    )
     original = len(rows)
     numbers = draw_numbers(original, settings.limit, settings.seed)
     rows = rows.select(numbers)
     if heard:
         place = dict(zip(rows["key"][:], numbers, strict=True))
-        rows = check_audio(rows, max_seconds=settings.max_audio_seconds, on_error=settings.on_bad_audio)
+        rows = check_audio(
+            rows,
+            max_seconds=settings.max_audio_seconds,
+            max_megabytes=settings.max_audio_megabytes,
+            on_error=settings.on_bad_audio,
+        )
         numbers = [place[key] for key in rows["key"][:]]
     path = Path(task.source)
     here = path.is_absolute() and path.is_relative_to(Path.cwd())
@@ -92,11 +99,3 @@ def make_jobs(task: Task, settings: EvaluationSettings, weights: Mapping[str, An
                 described["transcripts"] = identity(settings.asr_model or "")
         jobs.append(Job(task, modality, rows, numbers, original, described, source))
     return jobs
-
-
-def draw_numbers(total: int, limit: float | None, seed: int) -> list[int]:
-    """Places of the rows to use, in order: all, or `limit` of them (a share of them if below 1) drawn with `seed`."""
-    if limit is None:
-        return list(range(total))
-    wanted = max(1, round(limit * total)) if limit < 1 else int(limit)
-    return sorted(random.Random(seed).sample(range(total), min(wanted, total)))

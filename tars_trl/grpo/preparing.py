@@ -69,7 +69,12 @@ def usable_questions(dataset: Any, args: Any, curriculum: str | None = None) -> 
     if getattr(args, "modalities", "speech") == "text":
         dataset = dataset.remove_columns("audio") if "audio" in dataset.column_names else dataset
     else:
-        dataset = check_audio(dataset, max_seconds=args.max_audio_seconds, on_error=args.on_bad_audio)
+        dataset = check_audio(
+            dataset,
+            max_seconds=args.max_audio_seconds,
+            max_megabytes=args.max_audio_megabytes,
+            on_error=args.on_bad_audio,
+        )
     return dataset if curriculum is None else ordered_by(dataset, curriculum)
 
 

@@ -103,16 +103,21 @@ class SamplingSettings(DecodingSettings, AudioSettings, QuestionSettings, AskedM
 
 def chosen_questions(settings: SamplingSettings) -> Dataset:
     """Its questions, those of `limit` drawn with the seed, every clip checked; audio undecoded."""
-    limit: Any = settings.limit
     with PartialState().main_process_first():
         rows = load_questions(
             settings.dataset or "",
             settings.split,
             system_prompt=settings.system_prompt,
-            limit=limit if limit is None or limit < 1 else int(limit),
-            seed=None if limit is None else settings.seed,
+            limit=settings.limit,
+            seed=settings.seed,
+            audio_anywhere=settings.audio_anywhere,
         )
-    return check_audio(rows, max_seconds=settings.max_audio_seconds, on_error=settings.on_bad_audio)
+    return check_audio(
+        rows,
+        max_seconds=settings.max_audio_seconds,
+        max_megabytes=settings.max_audio_megabytes,
+        on_error=settings.on_bad_audio,
+    )
 
 
 def model_facts(settings: AskedModelSettings) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from tars_trl.data import load_questions
 from tars_trl.data.audio import audio_problem, load_audio
 from tars_trl.errors import SettingError, VoiceError
 from tars_trl.settings import parse
+from tars_trl.share.cards import count_table, write_dataset_card
 from tars_trl.speaking.build import build
-from tars_trl.speaking.card import count_table, write_dataset_card
 from tars_trl.speaking.clips import Augmentation
 from tars_trl.speaking.say import Speaker
 from tars_trl.speaking.settings import BuildSettings
