@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from datasets import Dataset
 
 from ..data.audio import check_audio
 from ..data.journal import rows_digest, sha256
+from ..data.questions import draw_numbers
 from ..models.loading import identity
 from .cascade import read_transcripts
 from .settings import EvaluationSettings
@@ -85,18 +85,9 @@ def make_jobs(task: Task, settings: EvaluationSettings, weights: Mapping[str, An
             "generation": {**settings.generation, "max_new_tokens": settings.max_completion_length},
             "seed": settings.seed if settings.temperature > 0 else None,
         }
-        if modality == "cascade":
-            if settings.transcripts is not None:
-                described["transcripts"] = sha256(read_transcripts(settings.transcripts, rows["key"][:]))
-            else:
-                described["transcripts"] = identity(settings.asr_model or "")
+        if modality == "cascade" and settings.transcripts is not None:
+            described["transcripts"] = sha256(read_transcripts(settings.transcripts, rows["key"][:]))
+        elif modality == "cascade":
+            described["transcripts"] = identity(settings.asr_model or "")
         jobs.append(Job(task, modality, rows, numbers, original, described, source))
     return jobs
-
-
-def draw_numbers(total: int, limit: float | None, seed: int) -> list[int]:
-    """Places of the rows to use, in order: all, or `limit` of them (a share of them if below 1) drawn with `seed`."""
-    if limit is None:
-        return list(range(total))
-    wanted = max(1, round(limit * total)) if limit < 1 else int(limit)
-    return sorted(random.Random(seed).sample(range(total), min(wanted, total)))
