@@ -46,10 +46,7 @@ class Job:
 
 
 def make_jobs(task: Task, settings: EvaluationSettings, weights: Mapping[str, Any]) -> list[Job]:
-    """The jobs of one task, a job a modality, over the same rows.
-
-    Args:
-        weights: what identifies the model and its adapter.
+    """The jobs of one task, a job a modality, over the same rows; `weights` identify the model and its adapter.
 
     Raises:
         QuestionError, AudioError: rows or clips that cannot be used.

@@ -35,11 +35,7 @@ def date_id() -> str:
 
 
 def write_results(folder: Path, results: dict[str, Any], samples: dict[str, list[Line]], date: str) -> Path:
-    """Write the samples files, then the results file: where there are results, everything is there.
-
-    Returns:
-        The path of the results file.
-    """
+    """Write the samples files, then the results file, whose path is returned: where it is, everything is."""
     folder.mkdir(parents=True, exist_ok=True)
     for task, lines in samples.items():
         # Columns of a data set may be of any type, such as dates.
@@ -118,10 +114,7 @@ def read_samples(path: str | Path) -> dict[str, list[Line]]:
 
 
 def read_pair(path: str | Path) -> dict[str, Any]:
-    """The figures of one model in both modalities, a `metrics.PairedResult`: of several tasks those of their average.
-
-    Args:
-        path: a results file or its folder.
+    """The figures of a results file (or its folder), a `metrics.PairedResult`: of several tasks those of their average.
 
     Raises:
         NotLoggedError: there is no result in both modalities, or there are several.

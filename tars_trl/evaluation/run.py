@@ -77,8 +77,7 @@ def make_plan(settings: EvaluationSettings) -> Plan:
 def find_evaluation(settings: EvaluationSettings) -> Path | None:
     """The results file of an evaluation as `settings` say, of these very weights and rows; None if it is not finished.
 
-    Raises:
-        SettingError, QuestionError, AudioError: settings, rows or clips that cannot work.
+    Raises what `make_plan` raises.
     """
     plan = make_plan(settings)
     return results.find_results(plan.folder, plan.fingerprint)

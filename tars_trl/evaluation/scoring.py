@@ -23,12 +23,7 @@ Sample = dict[str, Any]
 
 
 def score_job(job: Job, lines: Sequence[Line], settings: EvaluationSettings, device: Any = "cpu") -> list[Sample]:
-    """The samples of a job.
-
-    Args:
-        lines: what `run.complete_job` returned.
-        device: of the extractor's model.
-    """
+    """The samples of a job, of the lines that `run.complete_job` returned; `device` is of the extractor's model."""
     written = [name for name, feature in job.rows.features.items() if not isinstance(feature, Audio)]
     rows: list[Row] = list(job.rows.select_columns(written).with_format(None))
     texts = [line["text"] for line in lines]

@@ -24,12 +24,9 @@ class XFinder:
     def __call__(
         self, questions: Sequence[str], completions: Sequence[str], options: Sequence[Sequence[str]]
     ) -> list[int | None]:
-        """Index of the option that each completion chose, None where the model finds no valid answer.
+        """Index of the option that each of N whole completions chose, None where the model finds no valid answer.
 
-        Args:
-            questions: N questions, without their options.
-            completions: N whole completions.
-            options: N lists of option texts.
+        `questions` are without their options, which are lists of texts.
         """
         prompts = list(map(xfinder_prompt, questions, completions, options))
         starts = range(0, len(prompts), self.batch_size)
