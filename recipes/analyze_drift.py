@@ -13,7 +13,6 @@ layers, results of recipes/evaluate.py (files or folders):
 """
 
 import copy
-import importlib.util
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from tqdm import tqdm
 from tars_trl.errors import SettingError
 from tars_trl.evaluation.drift import Drift, layer_set_stats, layer_stats, measure_drift, read_layer_stats
 from tars_trl.evaluation.results import read_pair
-from tars_trl.report.plots import plot_drift, plot_layer_sets
+from tars_trl.report.plots import check_matplotlib, plot_drift, plot_layer_sets
 from tars_trl.sampling.complete import complete, decoding
 from tars_trl.sampling.shared import SamplingSettings, check_place, chosen_questions, model_loader, start_processes
 from tars_trl.settings import parse, run, setting
@@ -99,10 +98,7 @@ def analyze(
 def main(args: list[str] | None = None) -> None:
     """Measure, write the files, draw."""
     (settings,) = parse(DriftSettings, args=args, description=__doc__)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError(
-            "Figures need matplotlib, which is not installed. Bring it with: pip install 'matplotlib>=3.8'"
-        )
+    check_matplotlib()
     start_processes(settings.use_cpu)
     output = Path(settings.output_dir)
     models = settings.named("models")

@@ -24,7 +24,9 @@ def result_table(content: dict[str, Any]) -> str:
     """The figures of a results file as a text table, shares in percent."""
     lines = [f"{'task':<34}{'n':>6}{'accuracy, %':>24}{'WER, %':>9}{'no choice, %':>14}{'cut off, %':>12}{'tokens':>8}"]
     for name, figures in content["results"].items():
-        accuracy = _interval(figures["acc,none"], _ends(figures, "acc")) if "acc,none" in figures else ""
+        accuracy = ""
+        if "acc,none" in figures:
+            accuracy = _interval(figures["acc,none"], (figures["acc_ci_low,none"], figures["acc_ci_high,none"]))
         wer, missing = (
             f"{100 * figures[key]:.1f}" if key in figures else "" for key in ("wer,none", "extraction_failure,none")
         )
@@ -53,10 +55,6 @@ def comparison_table(table: dict[str, Any]) -> str:
         if row["only_in_one"]:
             lines.append(f"  {row['only_in_one']} questions that only one of the two answered are left out")
     return "\n".join(lines)
-
-
-def _ends(figures: dict[str, float], metric: str) -> tuple[float, float]:
-    return figures[f"{metric}_ci_low,none"], figures[f"{metric}_ci_high,none"]
 
 
 def _interval(share: float, ends: tuple[float, float], unit: str = "") -> str:

@@ -10,7 +10,6 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,10 +61,7 @@ class Run:
 
 
 def plan_runs(settings: ComparisonSettings, recipes: Path) -> list[Run]:
-    """All runs, seed by seed.
-
-    Args:
-        recipes: folder of the training scripts.
+    """All runs, seed by seed; `recipes` is the folder of the training scripts.
 
     Raises:
         SettingError: arms of different models, of the same name, of an unknown method, or without their data.
@@ -73,11 +69,12 @@ def plan_runs(settings: ComparisonSettings, recipes: Path) -> list[Run]:
     arms = [Path(name) for name in settings.arms]
     if len({arm.stem for arm in arms}) != len(arms):
         raise SettingError(f"arms={settings.arms}: two have the same name, which names their folders. Rename one.")
-    for arm in arms:
-        if _method(arm) not in METHODS:
+    methods = {arm: arm.stem.partition("_")[0] for arm in arms}
+    for arm, method in methods.items():
+        if method not in METHODS:
             raise SettingError(
-                f"{arm}: the first word of its name, {_method(arm)!r}, is no method, so nothing says which recipe "
-                f"trains it. Let the name begin with one of {', '.join(METHODS)}, such as grpo_{arm.name}."
+                f"{arm}: the first word of its name, {method!r}, is no method, so nothing says which recipe trains it. "
+                f"Let the name begin with one of {', '.join(METHODS)}, such as grpo_{arm.name}."
             )
     models = {arm.stem: read_settings(arm).get("model") for arm in arms}
     if len(set(models.values())) > 1:
@@ -94,15 +91,11 @@ def plan_runs(settings: ComparisonSettings, recipes: Path) -> list[Run]:
     for seed in settings.seeds:
         for arm in arms:
             folder = Path(settings.output_dir) / f"{arm.stem}-seed{seed}"
-            script = recipes / METHODS[_method(arm)]
+            script = recipes / METHODS[methods[arm]]
             command = [*shlex.split(settings.launch), str(script), "--config", str(arm), "--seed", str(seed)]
             command += ["--output_dir", str(folder), "--resume_from_checkpoint", "last"]
             runs.append(Run(arm, seed, folder, [*command, *shlex.split(settings.overrides)]))
     return runs
-
-
-def _method(arm: Path) -> str:
-    return arm.stem.partition("_")[0]
 
 
 def launch(command: list[str]) -> None:
@@ -111,11 +104,9 @@ def launch(command: list[str]) -> None:
 
 
 def train(run: Run, settings: ComparisonSettings) -> float | None:
-    """Train unless that is done.
+    """Train unless that is done; the seconds it took, as the trainer logged them.
 
-    Returns:
-        the seconds it took, as the trainer logged them; None if it went on from a checkpoint, since the trainer then
-        knows those of the last part only.
+    They are None if it went on from a checkpoint, since the trainer then knows those of the last part only.
 
     Raises:
         SettingError: the folder holds a run with other settings, of another model, or on other data.
@@ -149,12 +140,7 @@ def train(run: Run, settings: ComparisonSettings) -> float | None:
 
 
 def measure(folder: Path, arm: Path, settings: ComparisonSettings, recipes: Path) -> Path:
-    """Evaluate the run in `folder`, or in a folder called `BASE` the untrained model, unless that is done.
-
-    Args:
-        folder: of the run.
-        arm: its file, which names the model.
-        recipes: folder of the evaluation script.
+    """Evaluate the run in `folder`, or in a folder called `BASE` the untrained model that `arm` names, if need be.
 
     Returns:
         the results file of exactly these weights, questions and settings.
@@ -184,17 +170,12 @@ def measure(folder: Path, arm: Path, settings: ComparisonSettings, recipes: Path
 
 def _data_digest(source: str) -> str:
     """Of all files in a folder, or of a file; a hub id is its own."""
-    path = Path(source)
-    return _digest(path.rglob("*") if path.is_dir() else [path]) if path.exists() else source
-
-
-def _digest(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(files):
+    digest, path = hashlib.sha256(), Path(source)
+    for file in sorted([path, *path.rglob("*")]):
         if file.is_file():
             with file.open("rb") as opened:
                 digest.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
-    return f"sha256:{digest.hexdigest()}"
+    return f"sha256:{digest.hexdigest()}" if path.exists() else source
 
 
 def write_table(measured: dict[str, list[Measured]], settings: ComparisonSettings) -> str:

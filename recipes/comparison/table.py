@@ -5,13 +5,16 @@ figure is the mean over its seeds, with an interval about other questions of the
 a question are taken together. The spread over seeds is its own column.
 """
 
-import csv
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean as mean
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from tars_trl.data.prompts import MODALITIES
 from tars_trl.evaluation.metrics import Interval, bootstrap_interval, wilson_interval
 from tars_trl.evaluation.results import read_results, read_samples
 
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
 
 BASE = "base"
 """Name of the untrained model in the table."""
-MODALITIES = ("speech", "text")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def make_rows(measured: Mapping[str, Sequence[Measured]], seed: int = 0) -> list
     sizes = {len(model.speech) for models in measured.values() for model in models}
     if len(sizes) != 1:
         raise ValueError(f"Arms were asked {sorted(sizes)} questions. Measure all of them on the same ones.")
-    reference = _mean(measured[BASE][0].text)
+    reference = mean(measured[BASE][0].text)
     return [_row(arm, models, reference, seed) for arm, models in measured.items()]
 
 
@@ -88,28 +90,18 @@ def _row(arm: str, models: Sequence[Measured], reference: float, seed: int) -> T
     by_question = {}  # means over seeds
     for modality in MODALITIES:
         answers = [getattr(model, modality) for model in models]
-        by_question[modality] = [_mean(question) for question in zip(*answers, strict=True)]
-        figures[modality] = _mean(by_question[modality])
+        by_question[modality] = [mean(question) for question in zip(*answers, strict=True)]
+        figures[modality] = mean(by_question[modality])
         figures[f"{modality}_low"], figures[f"{modality}_high"] = mean_interval(by_question[modality], len(models))
-        spread = statistics.stdev(map(_mean, answers)) if len(models) > 1 else None
-        figures[f"{modality}_sd"] = spread
-    figures["gap"] = figures["text"] - figures["speech"]
+        figures[f"{modality}_sd"] = statistics.stdev(map(mean, answers)) if len(models) > 1 else None
     differences = [text - speech for speech, text in zip(by_question["speech"], by_question["text"], strict=True)]
     ends = bootstrap_interval([differences], seed=seed)
     assert ends is not None  # a mean is defined for every resample
-    figures["gap_low"], figures["gap_high"] = ends
+    figures |= {"gap": figures["text"] - figures["speech"], "gap_low": ends[0], "gap_high": ends[1]}
     figures["mrr"] = figures["speech"] / reference if reference else None
     times = [model.train_seconds for model in models if model.train_seconds is not None]
-    return TableRow(
-        arm=arm,
-        seeds=len(models),
-        minutes=_mean(times) / 60 if times else None,
-        **{name: value if value is None else 100 * value for name, value in figures.items()},
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    percent = {name: value if value is None else 100 * value for name, value in figures.items()}
+    return TableRow(arm, len(models), minutes=mean(times) / 60 if times else None, **percent)
 
 
 def mean_interval(shares: Sequence[float], runs: int) -> Interval:
@@ -122,14 +114,11 @@ def mean_interval(shares: Sequence[float], runs: int) -> Interval:
         shares: of the right answers to each question, 0 to 1.
         runs: answers to a question.
     """
-    total, mean = len(shares), _mean(shares)
+    total, share = len(shares), mean(shares)
     variance = statistics.variance(shares) / total if total > 1 else 0.0
-    answers = mean * (1 - mean) / variance if variance else total
+    answers = share * (1 - share) / variance if variance else total
     answers = min(max(answers, total), total * runs)
-    return wilson_interval(mean * answers, answers)
-
-
-# ---- Output --------------------------------------------------------------------------------------------------------
+    return wilson_interval(share * answers, answers)
 
 
 def markdown(rows: Sequence[TableRow], notes: str) -> str:
@@ -156,10 +145,7 @@ def _with_interval(row: TableRow, name: str) -> str:
 
 def write_csv(rows: Sequence[TableRow], path: Path) -> None:
     """The table as CSV, unrounded; an empty cell where a figure does not exist."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(TableRow.__dataclass_fields__))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    pd.DataFrame(rows).to_csv(path, index=False)
 
 
 def plot_arms(rows: Sequence[TableRow], measured: Mapping[str, Sequence[Measured]]) -> "Figure":
@@ -179,7 +165,7 @@ def plot_arms(rows: Sequence[TableRow], measured: Mapping[str, Sequence[Measured
             label = modality if place == 0 else None
             ends = [[max(0.0, value - low)], [max(0.0, high - value)]]  # at 0 or 100 % floats leave a -1e-14
             axes.errorbar(value, place + shift, xerr=ends, linestyle="none", elinewidth=1.2, label=label, **look)
-            seeds = [100 * _mean(getattr(run, modality)) for run in measured[row.arm]]
+            seeds = [100 * mean(getattr(run, modality)) for run in measured[row.arm]]
             if len(seeds) > 1:
                 axes.plot(seeds, [place + shift] * len(seeds), linestyle="none", alpha=0.35, markersize=4, **look)
     axes.set_yticks(range(len(rows)), [row.arm for row in rows])

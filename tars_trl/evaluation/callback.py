@@ -11,7 +11,7 @@ from trl.distributed import DistributedBackend
 from trl.models.utils import unwrap_model_for_generation
 
 from ..data.answers import extract_strict
-from ..data.prompts import Modality
+from ..data.prompts import MODALITIES, Modality
 from ..sampling.complete import complete
 
 
@@ -83,38 +83,33 @@ class EvaluationCallback(TrainerCallback):
     def measure(self) -> dict[str, float]:
         """The figures of the model as it is now, the same on every process."""
         figures: dict[str, float] = {}
-        for modality in ("speech", "text"):
-            answers = gather_object(self._answers(modality))  # (right, unreadable, truncated, tokens) a question
-            means = [sum(column) / len(answers) for column in zip(*answers, strict=True)]
-            for name, mean in zip(("accuracy", "unreadable", "clipped", "tokens"), means, strict=True):
+        for modality in MODALITIES:
+            answers = gather_object(self._answers(modality))
+            for name in ("accuracy", "unreadable", "clipped", "tokens"):
+                mean = sum(answer[name] for answer in answers) / len(answers)
                 figures[f"eval_{modality}/{name}_greedy"] = mean
-        heard, read = (figures[f"eval_{modality}/accuracy_greedy"] for modality in ("speech", "text"))
+        heard, read = (figures[f"eval_{modality}/accuracy_greedy"] for modality in MODALITIES)
         figures["eval_gap/accuracy_greedy"] = read - heard
         if read > 0:
             figures["eval_gap/recovery_rate_greedy"] = 100 * heard / read
         return figures
 
-    def _answers(self, modality: Modality) -> list[tuple[bool, bool, bool, int]]:
-        accelerator, args = self.trainer.accelerator, self.trainer.args
+    def _answers(self, modality: Modality) -> list[dict[str, float]]:
+        """What counts of each answer to this process's share of the questions."""
+        trainer, accelerator, args = self.trainer, self.trainer.accelerator, self.trainer.args
         places = range(accelerator.process_index, len(self.rows), accelerator.num_processes)
-        mine = [self.rows[place] for place in places]
+        rows = [self.rows[place] for place in places]
+        options = {"batch_size": self.batch_size, "max_completion_length": self.max_completion_length}
+        checkpointing = args.gradient_checkpointing_kwargs
+        answers: list[dict[str, float]] = []
         with unwrap_model_for_generation(
-            self.trainer.model_wrapped, accelerator, gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs
+            trainer.model_wrapped, accelerator, gradient_checkpointing_kwargs=checkpointing
         ) as model:
-            done = complete(
-                model,
-                self.trainer.processing_class,
-                mine,
-                modality,
-                batch_size=self.batch_size,
-                max_completion_length=self.max_completion_length,
-                seed=args.seed,
-            )
-            answers = []
-            for row, completion in zip(mine, done, strict=True):
-                chosen = extract_strict(completion.text, row["options"])
-                right = chosen == row["answer_index"]
-                answers.append((right, chosen is None, completion.truncated, completion.tokens))
+            completions = complete(model, trainer.processing_class, rows, modality, seed=args.seed, **options)
+            for row, done in zip(rows, completions, strict=True):
+                chosen = extract_strict(done.text, row["options"])
+                counts = {"accuracy": chosen == row["answer_index"], "unreadable": chosen is None}
+                answers.append({**counts, "clipped": done.truncated, "tokens": done.tokens})
         return answers
 
     def _log(self, step: int) -> None:

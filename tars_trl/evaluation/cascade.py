@@ -1,7 +1,6 @@
 """Cascades: what was said is first transcribed, then asked in writing (paper, cascade baselines).
 
-`cascade` takes transcripts from a file or from a speech recognition model; `self_cascade` lets the model under test
-transcribe, then answer.
+`cascade` takes them from a file or a speech recognition model; `self_cascade` lets the model transcribe, then answer.
 """
 
 from __future__ import annotations
@@ -59,20 +58,13 @@ def read_transcripts(path: str, keys: Sequence[str]) -> dict[str, str]:
     return transcripts
 
 
-def from_table(transcripts: dict[str, str]) -> Transcriber:
-    """Looks transcripts up by key."""
-    return lambda rows: [transcripts[row["key"]] for row in rows]
-
-
 def from_itself(model: Any, processor: Any, max_completion_length: int, batch_size: int) -> Transcriber:
     """Lets the speech LLM transcribe, greedily, with the prompt of the LibriSpeech task."""
     prompt = build_prompt(CLIP, TRANSCRIBER, TRANSCRIBE)
 
     def transcribe(rows: Sequence[dict[str, Any]]) -> list[str]:
         asked = [{**row, "prompt": prompt} for row in rows]
-        done = complete(
-            model, processor, asked, "speech", batch_size=batch_size, max_completion_length=max_completion_length
-        )
-        return [completion.text.strip() for completion in done]
+        options = {"batch_size": batch_size, "max_completion_length": max_completion_length}
+        return [done.text.strip() for done in complete(model, processor, asked, "speech", **options)]
 
     return transcribe

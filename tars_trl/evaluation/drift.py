@@ -73,28 +73,24 @@ def measure_drift(
     Raises:
         QuestionError: no question has a completion.
     """
-    chosen, skipped = [], []
-    for row in rows:
-        key = question_key(dict(row))
-        ids = processor.tokenizer(completions.get(key, ""), add_special_tokens=False)["input_ids"]
-        if ids:
-            chosen.append((key, row, ids))
-        else:
-            skipped.append(key)
-    if not chosen:
+    by_key = {question_key(dict(row)): row for row in rows}
+    texts = [completions.get(key, "") for key in by_key]
+    ids = dict(zip(by_key, processor.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True))
+    keys = [key for key in by_key if ids[key]]
+    if not keys:
         raise QuestionError(
             f"None of the {len(rows)} questions has a completion, so there is nothing to compare. Give completions by "
             "the questions' keys, such as those of a samples file of the same data set."
         )
     parts = []
     with evaluation_mode(model):
-        for start in range(0, len(chosen), batch_size):
-            batch = chosen[start : start + batch_size]
-            parts.append(similarities(model, processor, [row for _, row, _ in batch], [ids for _, _, ids in batch]))
+        for start in range(0, len(keys), batch_size):
+            batch = keys[start : start + batch_size]
+            parts.append(similarities(model, processor, [by_key[key] for key in batch], [ids[key] for key in batch]))
             if on_batch is not None:
                 on_batch(len(batch))
     by_token, pooled = (torch.cat(kind) for kind in zip(*parts, strict=True))
-    return Drift([key for key, _, _ in chosen], by_token, pooled, skipped)
+    return Drift(keys, by_token, pooled, [key for key in by_key if not ids[key]])
 
 
 def similarities(
@@ -126,24 +122,19 @@ def similarities(
 
 def layer_stats(similarity: Tensor) -> LayerStats:
     """Mean and 95 % normal interval over questions, for each layer of a (Q, L) similarity."""
-    by_layer = [_mean_and_interval(values) for values in similarity.T.tolist()]
-    means, lower, upper = (list(values) for values in zip(*by_layer, strict=True))
+    means, lower, upper = map(list, zip(*map(_mean_and_interval, similarity.T.tolist()), strict=True))
     return {"layers": list(range(len(means))), "means": means, "ci_lower": lower, "ci_upper": upper}
 
 
 def layer_set_stats(similarity: Tensor) -> dict[str, dict[str, float]]:
     """The same over the layers of each set that R_rep can be given (`all`, `shallow`, ..., figure 3)."""
-    stats = {}
-    for name in LAYER_SETS:
-        values = similarity[:, layer_indices(name, similarity.size(1))].mean(1)
-        mean, lower, upper = _mean_and_interval(values.tolist())
-        stats[name] = {"mean": mean, "ci_lower": lower, "ci_upper": upper}
-    return stats
+    layers = {name: layer_indices(name, similarity.size(1)) for name in LAYER_SETS}
+    figures = {name: _mean_and_interval(similarity[:, layers[name]].mean(1).tolist()) for name in LAYER_SETS}
+    return {name: dict(zip(("mean", "ci_lower", "ci_upper"), values, strict=True)) for name, values in figures.items()}
 
 
 def _mean_and_interval(values: list[float]) -> tuple[float, float, float]:
-    mean = sum(values) / len(values)
-    half = 1.96 * standard_error(values)
+    mean, half = sum(values) / len(values), 1.96 * standard_error(values)
     return mean, mean - half, mean + half
 
 

@@ -46,10 +46,7 @@ class Job:
 
 
 def make_jobs(task: Task, settings: EvaluationSettings, weights: Mapping[str, Any]) -> list[Job]:
-    """The jobs of one task, a job a modality, over the same rows.
-
-    Args:
-        weights: what identifies the model and its adapter.
+    """The jobs of one task, a job a modality, over the same rows; `weights` identify the model and its adapter.
 
     Raises:
         QuestionError, AudioError: rows or clips that cannot be used.
@@ -92,10 +89,9 @@ def make_jobs(task: Task, settings: EvaluationSettings, weights: Mapping[str, An
             "generation": {**settings.generation, "max_new_tokens": settings.max_completion_length},
             "seed": settings.seed if settings.temperature > 0 else None,
         }
-        if modality == "cascade":
-            if settings.transcripts is not None:
-                described["transcripts"] = sha256(read_transcripts(settings.transcripts, rows["key"][:]))
-            else:
-                described["transcripts"] = identity(settings.asr_model or "")
+        if modality == "cascade" and settings.transcripts is not None:
+            described["transcripts"] = sha256(read_transcripts(settings.transcripts, rows["key"][:]))
+        elif modality == "cascade":
+            described["transcripts"] = identity(settings.asr_model or "")
         jobs.append(Job(task, modality, rows, numbers, original, described, source))
     return jobs

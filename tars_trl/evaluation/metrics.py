@@ -10,12 +10,11 @@ Everything is a pure function. What is drawn at random is drawn from a given see
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
-from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
+from scipy.stats import binomtest, sem
 
 Interval = tuple[float, float]
 
@@ -23,15 +22,15 @@ RESAMPLES = 1000
 """Bootstrap resamples; the ends of a 95 % interval then vary by about a tenth of its width from seed to seed."""
 
 
-def wilson_interval(correct: float, total: float, z: float = 1.96) -> Interval:
-    """Wilson score interval of a proportion (95 % with z = 1.96), both ends in 0 to 1; counts may be effective ones.
+def wilson_interval(correct: float, total: float) -> Interval:
+    """Wilson score interval of a proportion (95 %), both ends in 0 to 1; counts may be effective ones.
 
     Raises:
         ValueError: `total` is not positive.
     """
     if total <= 0:
         raise ValueError(f"An interval over {total} questions does not exist. Give at least one.")
-    share = correct / total
+    z, share = 1.96, correct / total
     scale = 1 + z**2 / total
     centre = (share + z**2 / (2 * total)) / scale
     half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2)) / scale
@@ -40,44 +39,27 @@ def wilson_interval(correct: float, total: float, z: float = 1.96) -> Interval:
 
 def standard_error(values: Sequence[float]) -> float:
     """Standard error of the mean: sample standard deviation over the root of N, as lm-evaluation-harness has it."""
-    if len(values) < 2:
-        return 0.0
-    return float(np.std(np.asarray(values, dtype=float), ddof=1) / math.sqrt(len(values)))
+    return float(sem(values)) if len(values) > 1 else 0.0
 
 
 def bootstrap_interval(
-    columns: Sequence[Sequence[float]], statistic: Callable[..., Any] | None = None, *, seed: int
+    columns: Sequence[Sequence[float]], statistic: Callable[..., Any] = lambda mean: mean, *, seed: int
 ) -> Interval | None:
     """95 % percentile interval over questions, which are drawn with replacement, all columns of a question together.
 
     Args:
         columns: K columns of N values, one value a question.
-        statistic: function of the K means of a resample, arrays of shape (resamples,); None for the first mean.
+        statistic: function of the K means of the resamples, arrays of shape (resamples,).
         seed: of the resamples.
 
     Returns:
         Both ends, or None where the statistic is undefined (a division by 0) in more than 5 % of the resamples.
     """
-    values = [np.asarray(column, dtype=float) for column in columns]
-    if len(values[0]) == 1:  # of one question every resample is the same; scipy asks for two
-        values = [np.repeat(column, 2) for column in values]
-
-    def of_means(*samples: Any, axis: int = -1) -> Any:
-        means = [sample.mean(axis=axis) for sample in samples]
-        return means[0] if statistic is None else statistic(*means)
-
-    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # scipy's for a NaN among the resamples; see below
-        resampled = bootstrap(
-            values,
-            of_means,
-            n_resamples=RESAMPLES,
-            batch=100,  # the indices of a large benchmark would be 100 MB at once
-            paired=True,
-            vectorized=True,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).bootstrap_distribution
+    values, generator = np.array(columns, dtype=float), np.random.default_rng(seed)
+    size = values.shape[1]
+    means = [values[:, generator.integers(size, size=size)].mean(1) for _ in range(RESAMPLES)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        resampled = statistic(*np.transpose(means))
     defined = resampled[np.isfinite(resampled)]
     if len(defined) < 0.95 * RESAMPLES:
         return None
@@ -122,39 +104,44 @@ def paired_result(
         ValueError: the two differ in length, or there are none.
     """
     _check_pairs(speech, text)
-    total = len(speech)
-    heard, read = sum(map(bool, speech)), sum(map(bool, text))
+    total, heard, read = len(speech), sum(map(bool, speech)), sum(map(bool, text))
     columns = [list(map(float, speech)), list(map(float, text))]
-    speech_interval = wilson_interval(heard, total)
-    mrr, mrr_interval = _mrr(heard / total, speech_interval, reference_accuracy)
+    gap_interval = bootstrap_interval(columns, lambda h, r: r - h, seed=seed)
+    assert gap_interval is not None  # a statistic without a division is defined for every resample
+    return _figures(
+        total,
+        (heard / total, wilson_interval(heard, total)),
+        (read / total, wilson_interval(read, total)),
+        ((read - heard) / total, gap_interval),
+        bootstrap_interval(columns, lambda h, r: 100 * h / r, seed=seed),
+        reference_accuracy,
+    )
+
+
+def _figures(
+    questions: int,
+    speech: tuple[float, Interval],
+    text: tuple[float, Interval],
+    gap: tuple[float, Interval],
+    recovery_interval: Interval | None,
+    reference: float | None,
+) -> PairedResult:
+    """Recovery and MRR beside accuracies and gap, each of which comes with its interval."""
+    mrr, low, high = (100 * share / ((reference or math.nan) / 100) for share in (speech[0], *speech[1]))
     return {
-        "questions": total,
-        "speech_accuracy": heard / total,
-        "speech_interval": speech_interval,
-        "text_accuracy": read / total,
-        "text_interval": wilson_interval(read, total),
-        "gap": (read - heard) / total,
-        "gap_interval": _defined(bootstrap_interval(columns, lambda h, r: r - h, seed=seed)),
-        "recovery": 100 * heard / read if read else None,
-        "recovery_interval": bootstrap_interval(columns, lambda h, r: 100 * h / r, seed=seed),
-        "mrr": mrr,
-        "mrr_interval": mrr_interval,
-        "reference_accuracy": reference_accuracy,
+        "questions": questions,
+        "speech_accuracy": speech[0],
+        "speech_interval": speech[1],
+        "text_accuracy": text[0],
+        "text_interval": text[1],
+        "gap": gap[0],
+        "gap_interval": gap[1],
+        "recovery": 100 * speech[0] / text[0] if text[0] else None,
+        "recovery_interval": recovery_interval,
+        "mrr": None if reference is None else mrr,
+        "mrr_interval": None if reference is None else (low, high),
+        "reference_accuracy": reference,
     }
-
-
-def _defined(interval: Interval | None) -> Interval:
-    assert interval is not None  # a statistic without a division is defined for every resample
-    return interval
-
-
-def _mrr(
-    speech_accuracy: float, interval: Interval, reference_accuracy: float | None
-) -> tuple[float | None, Interval | None]:
-    if reference_accuracy is None:
-        return None, None
-    mrr, low, high = (100 * share / (reference_accuracy / 100) for share in (speech_accuracy, *interval))
-    return mrr, (low, high)
 
 
 def average_result(results: Sequence[Mapping[str, Any]], reference_accuracy: float | None = None) -> PairedResult:
@@ -178,23 +165,9 @@ def average_result(results: Sequence[Mapping[str, Any]], reference_accuracy: flo
         below, above = (math.hypot(*(result[name] - result[ends][end] for result in results)) for end in (0, 1))
         return figure, (figure - below / len(results), figure + above / len(results))
 
-    (speech, speech_interval), (text, text_interval) = average("speech_accuracy"), average("text_accuracy")
-    gap, gap_interval = average("gap")
-    mrr, mrr_interval = _mrr(speech, speech_interval, reference_accuracy)
-    return {
-        "questions": sum(result["questions"] for result in results),
-        "speech_accuracy": speech,
-        "speech_interval": speech_interval,
-        "text_accuracy": text,
-        "text_interval": text_interval,
-        "gap": gap,
-        "gap_interval": gap_interval,
-        "recovery": 100 * speech / text if text else None,
-        "recovery_interval": None,
-        "mrr": mrr,
-        "mrr_interval": mrr_interval,
-        "reference_accuracy": reference_accuracy,
-    }
+    questions = sum(result["questions"] for result in results)
+    speech, text, gap = (average(name) for name in ("speech_accuracy", "text_accuracy", "gap"))
+    return _figures(questions, speech, text, gap, None, reference_accuracy)
 
 
 class McNemar(TypedDict):
@@ -212,8 +185,8 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
         ValueError: the two differ in length, or there are none.
     """
     _check_pairs(first, second)
-    only_first = sum(bool(a) and not b for a, b in zip(first, second, strict=True))
-    only_second = sum(bool(b) and not a for a, b in zip(first, second, strict=True))
+    pairs = [(bool(one), bool(other)) for one, other in zip(first, second, strict=True)]
+    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
     discordant = only_first + only_second
     p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
     return {"only_first": only_first, "only_second": only_second, "p_value": p_value}

@@ -17,6 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..data.journal import Line
 from ..errors import NotLoggedError, QuestionError
 from .metrics import bootstrap_interval, mcnemar, standard_error
@@ -33,11 +35,7 @@ def date_id() -> str:
 
 
 def write_results(folder: Path, results: dict[str, Any], samples: dict[str, list[Line]], date: str) -> Path:
-    """Write the samples files, then the results file: where there are results, everything is there.
-
-    Returns:
-        The path of the results file.
-    """
+    """Write the samples files, then the results file, whose path is returned: where it is, everything is."""
     folder.mkdir(parents=True, exist_ok=True)
     for task, lines in samples.items():
         # Columns of a data set may be of any type, such as dates.
@@ -116,10 +114,7 @@ def read_samples(path: str | Path) -> dict[str, list[Line]]:
 
 
 def read_pair(path: str | Path) -> dict[str, Any]:
-    """The figures of one model in both modalities, a `metrics.PairedResult`: of several tasks those of their average.
-
-    Args:
-        path: a results file or its folder.
+    """The figures of a results file (or its folder), a `metrics.PairedResult`: of several tasks those of their average.
 
     Raises:
         NotLoggedError: there is no result in both modalities, or there are several.
@@ -134,9 +129,6 @@ def read_pair(path: str | Path) -> dict[str, Any]:
     return dict(next(iter(pairs.values())))
 
 
-# ---- Two evaluations -----------------------------------------------------------------------------------------------
-
-
 def paired_difference(first: str | Path, second: str | Path, seed: int = 0) -> dict[str, dict[str, Any]]:
     """The same questions in two evaluations: accuracies, their difference (second minus first) and McNemar's test.
 
@@ -146,8 +138,8 @@ def paired_difference(first: str | Path, second: str | Path, seed: int = 0) -> d
         seed: of the bootstrap interval of the difference.
 
     Returns:
-        {task: {questions, only_in_one, first, second, difference, difference_stderr, difference_interval, mcnemar}},
-        `only_in_one` being how many questions of the task were left out.
+        {task: {questions, only_in_one (how many were left out), first, second, difference, difference_stderr,
+        difference_interval, mcnemar}}.
 
     Raises:
         QuestionError: no question is in both, none of their tasks has accuracies, or one key means two questions.
@@ -161,26 +153,24 @@ def paired_difference(first: str | Path, second: str | Path, seed: int = 0) -> d
     for task in sorted(sides[0].keys() & sides[1].keys()):
         ours, theirs = sides[0][task], sides[1][task]
         keys = sorted(ours.keys() & theirs.keys())
-        if not keys:
-            continue
         other = [key for key in keys if _question(ours[key]) != _question(theirs[key])]
         if other:
             raise QuestionError(
                 f"{first} and {second}, {task}: {len(other)} of {len(keys)} keys, such as {other[0]!r}, stand for "
                 "different questions, so their answers are no pairs. Compare evaluations of the same data."
             )
-        a, b = ([side[key]["acc"] for key in keys] for side in (ours, theirs))
-        differences = [y - x for x, y in zip(a, b, strict=True)]
-        table[task] = {
-            "questions": len(keys),
-            "only_in_one": len(ours.keys() ^ theirs.keys()),
-            "first": sum(a) / len(keys),
-            "second": sum(b) / len(keys),
-            "difference": sum(differences) / len(keys),
-            "difference_stderr": standard_error(differences),
-            "difference_interval": bootstrap_interval([differences], seed=seed),
-            "mcnemar": mcnemar([x == 1 for x in a], [x == 1 for x in b]),
-        }
+        if keys:
+            a, b = (np.array([side[key]["acc"] for key in keys]) for side in (ours, theirs))
+            table[task] = {
+                "questions": len(keys),
+                "only_in_one": len(ours.keys() ^ theirs.keys()),
+                "first": float(a.mean()),
+                "second": float(b.mean()),
+                "difference": float((b - a).mean()),
+                "difference_stderr": standard_error(b - a),
+                "difference_interval": bootstrap_interval([b - a], seed=seed),
+                "mcnemar": mcnemar(a == 1, b == 1),
+            }
     if not table:
         raise QuestionError(
             f"{first} has {sorted(sides[0])} and {second} has {sorted(sides[1])}: no question was answered in both. "

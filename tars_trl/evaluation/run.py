@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,17 @@ from accelerate.utils import broadcast_object_list
 
 from .. import record
 from ..data.journal import Line, sha256
+from ..data.prompts import Modality
 from ..models.loading import base_revision, identity, load_processor, load_speech_llm, resolve
-from ..sampling.complete import complete
+from ..sampling.complete import complete, decoding
 from ..sampling.shared import share_out, start_processes
 from ..speaking.recognition import Transcriber, from_asr
 from . import cascade, results
 from .jobs import Job, make_jobs
 from .metrics import RESAMPLES
-from .scoring import running_score
+from .scoring import Sample, score_job, score_text
 from .settings import EvaluationSettings
-from .summary import score_job, summarize
-
-LoadModel = Callable[[], tuple[Any, Any]]
+from .summary import summarize
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,7 @@ def make_plan(settings: EvaluationSettings) -> Plan:
 def find_evaluation(settings: EvaluationSettings) -> Path | None:
     """The results file of an evaluation as `settings` say, of these very weights and rows; None if it is not finished.
 
-    Raises:
-        SettingError, QuestionError, AudioError: settings, rows or clips that cannot work.
+    Raises what `make_plan` raises.
     """
     plan = make_plan(settings)
     return results.find_results(plan.folder, plan.fingerprint)
@@ -104,9 +102,9 @@ def evaluate(settings: EvaluationSettings) -> Path:
         state.print(f"Finished already: {earlier}. Pass --overwrite to repeat it.")
         return earlier
 
-    @cache
-    def load_model() -> tuple[Any, Any]:
-        return load_speech_llm(
+    load_model = cache(
+        partial(
+            load_speech_llm,
             plan.model,
             plan.adapter,
             model_revision=plan.revision,
@@ -114,20 +112,18 @@ def evaluate(settings: EvaluationSettings) -> Path:
             device=state.device,
             attn_implementation=settings.attn_implementation,
         )
-
+    )
     completions = [complete_job(job, settings, plan.folder / "completions", load_model) for job in plan.jobs]
+    load_model.cache_clear()  # makes room for the extractor
     path = None
     if state.is_main_process:
-        is_loaded = load_model.cache_info().currsize
-        processor = load_model()[1] if is_loaded else load_processor(plan.model, plan.adapter, plan.revision)
-        load_model.cache_clear()  # makes room for the extractor
         samples = {
             job.name: score_job(job, lines, settings, state.device)
             for job, lines in zip(plan.jobs, completions, strict=True)
         }
         content = {
             **summarize(plan.jobs, samples, settings),
-            **_circumstances(plan, processor, settings, state),
+            **_circumstances(plan, settings, state),
             "date": started,
             "total_evaluation_time_seconds": str(time.time() - started),
         }
@@ -137,10 +133,10 @@ def evaluate(settings: EvaluationSettings) -> Path:
     return path
 
 
-def _circumstances(plan: Plan, processor: Any, settings: EvaluationSettings, state: PartialState) -> dict[str, Any]:
+def _circumstances(plan: Plan, settings: EvaluationSettings, state: PartialState) -> dict[str, Any]:
     """What was run, how and where, under lm-evaluation-harness's names."""
     name = plan.adapter or plan.model
-    seeds = {f"{kind}_seed": settings.seed for kind in ("random", "numpy", "torch")}
+    template = load_processor(plan.model, plan.adapter, plan.revision).chat_template
     return {
         "config": {
             "model": "tars_trl",
@@ -150,7 +146,7 @@ def _circumstances(plan: Plan, processor: Any, settings: EvaluationSettings, sta
             "limit": settings.limit,
             "bootstrap_iters": RESAMPLES,
             "gen_kwargs": {**settings.generation, "max_new_tokens": settings.max_completion_length},
-            **seeds,
+            **{f"{kind}_seed": settings.seed for kind in ("random", "numpy", "torch")},
             "settings": asdict(settings),
             "processes": state.num_processes,
         },
@@ -162,79 +158,49 @@ def _circumstances(plan: Plan, processor: Any, settings: EvaluationSettings, sta
         "system_instruction": settings.system_prompt,
         "system_instruction_sha": sha256(settings.system_prompt) if settings.system_prompt else None,
         "fewshot_as_multiturn": False,
-        "chat_template": processor.chat_template,
-        "chat_template_sha": sha256(processor.chat_template or ""),
+        "chat_template": template,
+        "chat_template_sha": sha256(template or ""),
         "hashes": {**plan.weights, **{job.name: job.described["rows"] for job in plan.jobs}},
         "fingerprint": plan.fingerprint,
     }
 
 
-# ---- Completions ---------------------------------------------------------------------------------------------------
-
-
-def complete_job(job: Job, settings: EvaluationSettings, folder: Path, load_model: LoadModel) -> list[Line]:
+def complete_job(
+    job: Job, settings: EvaluationSettings, folder: Path, load_model: Callable[[], tuple[Any, Any]]
+) -> list[Line]:
     """A line for each row of a job, with its `key`, completion and, of a cascade, transcript."""
-    share, weight = 0.0, 0.0  # of what is right, among this process's new completions
+    scores: list[Sample] = []  # of this process's new completions, for the progress bar
 
     @cache
-    def load_transcriber() -> Transcriber | None:
-        return _transcriber(job, settings, *load_model())
+    def load_transcriber() -> Transcriber:
+        if job.modality == "self_cascade":
+            return cascade.from_itself(*load_model(), settings.max_completion_length, settings.batch_size)
+        if settings.transcripts is None:
+            return from_asr(settings.asr_model or "", PartialState().device, settings.batch_size)
+        transcripts = cascade.read_transcripts(settings.transcripts, job.rows["key"][:])
+        return lambda rows: [transcripts[row["key"]] for row in rows]
 
     def ask(places: Sequence[int]) -> list[Line]:
-        nonlocal share, weight
-        rows = [job.rows[place] for place in places]
-        lines = _ask(job, settings, *load_model(), rows, load_transcriber())
-        for row, line in zip(rows, lines, strict=True):
-            points = running_score(job.task.kind, row, line["text"])
-            share, weight = share + points[0], weight + points[1]
+        rows: list[dict[str, Any]] = [job.rows[place] for place in places]
+        transcripts = load_transcriber()(rows) if "cascade" in job.modality else []
+        if transcripts:
+            rows = [cascade.with_transcript(row, text) for row, text in zip(rows, transcripts, strict=True)]
+        modality: Modality = "speech" if job.modality == "speech" else "text"
+        answers = complete(*load_model(), rows, modality, batch_size=settings.batch_size, **decoding(settings))
+        lines: list[Line] = []
+        for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+            lines.append({name: getattr(answer, name) for name in ("key", "text", "tokens", "truncated")})
+            if transcripts:
+                lines[-1]["transcript"] = transcripts[number]
+            scores.append(score_text(job.task.kind, row, answer.text))
         return lines
 
-    figure = "WER" if job.task.kind == "transcript" else "accuracy"
-    return share_out(
-        job.rows["key"][:],
-        ask,
-        folder,
-        f"{job.name}.{job.fingerprint}",
-        batch_size=settings.batch_size,
-        overwrite=settings.overwrite,
-        postfix=lambda lines: {figure: f"{share / weight:.3f}" if weight else "-"},
-    )
+    def figures(_lines: Sequence[Line]) -> dict[str, str]:
+        total = {name: sum(score[name] for score in scores) for name in scores[0]}
+        if "acc" in total:
+            return {"accuracy": f"{total['acc'] / len(scores):.3f}"}
+        return {"WER": f"{total['edits'] / total['words']:.3f}" if total["words"] else "-"}
 
-
-def _transcriber(job: Job, settings: EvaluationSettings, model: Any, processor: Any) -> Transcriber | None:
-    if job.modality == "self_cascade":
-        return cascade.from_itself(model, processor, settings.max_completion_length, settings.batch_size)
-    if job.modality == "cascade" and settings.transcripts is not None:
-        return cascade.from_table(cascade.read_transcripts(settings.transcripts, job.rows["key"][:]))
-    if job.modality == "cascade":
-        return from_asr(settings.asr_model or "", PartialState().device, settings.batch_size)
-    return None
-
-
-def _ask(
-    job: Job,
-    settings: EvaluationSettings,
-    model: Any,
-    processor: Any,
-    rows: list[dict[str, Any]],
-    transcriber: Transcriber | None,
-) -> list[Line]:
-    transcripts: list[str | None] = [None] * len(rows)
-    if transcriber is not None:
-        transcripts = list(transcriber(rows))
-        rows = [cascade.with_transcript(row, str(text)) for row, text in zip(rows, transcripts, strict=True)]
-    completions = complete(
-        model,
-        processor,
-        rows,
-        "speech" if job.modality == "speech" else "text",
-        batch_size=settings.batch_size,
-        max_completion_length=settings.max_completion_length,
-        seed=settings.seed,
-        **settings.generation,
-    )
-    return [
-        {"key": done.key, "text": done.text, "tokens": done.tokens, "truncated": done.truncated}
-        | ({} if transcript is None else {"transcript": transcript})
-        for done, transcript in zip(completions, transcripts, strict=True)
-    ]
+    stem = f"{job.name}.{job.fingerprint}"
+    options: dict[str, Any] = {"batch_size": settings.batch_size, "overwrite": settings.overwrite, "postfix": figures}
+    return share_out(job.rows["key"][:], ask, folder, stem, **options)

@@ -1,94 +1,17 @@
-"""From a job's completions to its samples, and from samples to the content of a results file."""
+"""From samples to the content of a results file: figures under lm-evaluation-harness's keys, shares in 0 to 1."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import Audio, Dataset
+import numpy as np
 
-from ..data.journal import Line, sha256
-from ..data.prompts import spoken_prompt, written_prompt
-from .cascade import with_transcript
+from ..data.journal import sha256
 from .jobs import Job
-from .metrics import average_result
-from .scoring import (
-    Sample,
-    domain_table,
-    pair_group,
-    pair_metrics,
-    score_choices,
-    score_texts,
-    score_transcripts,
-    task_metrics,
-)
+from .metrics import average_result, bootstrap_interval, mcnemar, paired_result, standard_error, wilson_interval
+from .scoring import Sample
 from .settings import EvaluationSettings
-from .xfinder import XFinder
-
-
-def score_job(job: Job, lines: Sequence[Line], settings: EvaluationSettings, device: Any = "cpu") -> list[Sample]:
-    """The samples of a job: lm-evaluation-harness's keys, ours beside them.
-
-    Args:
-        lines: what `run.complete_job` returned.
-        device: of the extractor's model.
-    """
-    rows: list[dict[str, Any]] = list(_without_audio(job.rows))
-    texts = [line["text"] for line in lines]
-    scores: list[Sample] = [{} for _ in rows]
-    if settings.predict_only:
-        pass
-    elif job.task.kind == "choice":
-        xfinder = XFinder(settings.xfinder_model, device) if "xfinder" in settings.extractors else None
-        scores = score_choices(
-            rows, texts, settings.extractors, seed=settings.seed, guess=settings.voicebench_guess, xfinder=xfinder
-        )
-    else:
-        scores = score_texts(job.task.kind, rows, texts)
-    if "cascade" in job.modality and not settings.predict_only:
-        errors = score_transcripts(rows, [line["transcript"] for line in lines])
-        scores = [score | error for score, error in zip(scores, errors, strict=True)]
-    return [
-        _sample(job, number, row, line, score)
-        for number, row, line, score in zip(job.numbers, rows, lines, scores, strict=True)
-    ]
-
-
-def _sample(job: Job, number: int, row: dict[str, Any], line: Line, score: Sample) -> Sample:
-    asked = with_transcript(row, line["transcript"]) if "transcript" in line else row
-    prompt = (spoken_prompt if job.modality == "speech" else written_prompt)(asked["prompt"])
-    target = _letter(row["answer_index"]) if job.task.kind == "choice" else str(row["reference"])
-    chosen = _letter(next(iter(score["extracted"].values()))) if "extracted" in score else line["text"]
-    text = json.dumps(prompt, ensure_ascii=False)
-    return {
-        "doc_id": number,
-        "doc": row,
-        "target": target,
-        "arguments": {"gen_args_0": {"arg_0": text, "arg_1": job.described["generation"]}},
-        "resps": [[line["text"]]],
-        "filtered_resps": [chosen],
-        "filter": "none",
-        "metrics": [name for name in ("acc", "wer") if name in score],
-        "doc_hash": sha256(row),
-        "prompt_hash": sha256(text),
-        "target_hash": sha256(target),
-        "key": row["key"],
-        "modality": job.modality,
-        "domain": row.get(job.task.domain) if job.task.domain else None,
-        "answer_index": row.get("answer_index"),
-        **{name: line[name] for name in ("tokens", "truncated", "transcript") if name in line},
-        **score,
-    }
-
-
-def _without_audio(rows: Dataset) -> Dataset:
-    names = [name for name, feature in rows.features.items() if not isinstance(feature, Audio)]
-    return rows.select_columns(names).with_format(None)
-
-
-def _letter(index: int | None) -> str:
-    return "" if index is None else chr(ord("A") + index)
 
 
 def summarize(jobs: Sequence[Job], samples: dict[str, list[Sample]], settings: EvaluationSettings) -> dict[str, Any]:
@@ -96,45 +19,92 @@ def summarize(jobs: Sequence[Job], samples: dict[str, list[Sample]], settings: E
     parts = ["results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples"]
     content: dict[str, Any] = {name: {} for name in [*parts, "task_hashes", "pairs", "averages", "domains"]}
     for job in jobs:
-        lines = samples[job.name]
-        metrics: dict[str, float] = (
-            {} if settings.predict_only else task_metrics(lines, settings.extractors, settings.seed)
-        )
-        content["results"][job.name] = {
-            "name": job.name,
-            "alias": f"{job.task.name} ({job.modality})",
-            "sample_len": len(lines),
-            **metrics,
+        task, lines = job.task, samples[job.name]
+        metrics = {} if settings.predict_only else task_metrics(lines, settings.extractors, settings.seed)
+        hashes = "".join(line[f"{part}_hash"] for line in lines for part in ("doc", "prompt", "target"))
+        described = {
+            "results": {
+                "name": job.name,
+                "alias": f"{task.name} ({job.modality})",
+                "sample_len": len(lines),
+                **metrics,
+            },
+            "configs": {
+                "task": job.name,
+                **job.source,
+                "output_type": "generate_until",
+                "generation_kwargs": job.described["generation"],
+                "num_fewshot": 0,
+                "repeats": 1,
+                "modality": job.modality,
+                "extractors": settings.extractors if task.kind == "choice" else [],
+                "scored_by": task.kind,
+                "prompt": lines[0]["arguments"]["gen_args_0"]["arg_0"],
+                "metadata": {"version": float(task.version), "changes": task.changes},
+                **{name: job.described[name] for name in ("transcripts",) if name in job.described},
+            },
+            "versions": float(task.version),
+            "n-shot": 0,
+            "higher_is_better": {name: name == "acc" for name in ("acc", "wer") if f"{name},none" in metrics},
+            "n-samples": {"original": job.original, "effective": len(lines)},
+            "task_hashes": sha256(hashes),
         }
-        content["configs"][job.name] = {
-            "task": job.name,
-            **job.source,
-            "output_type": "generate_until",
-            "generation_kwargs": job.described["generation"],
-            "num_fewshot": 0,
-            "repeats": 1,
-            "modality": job.modality,
-            "extractors": settings.extractors if job.task.kind == "choice" else [],
-            "scored_by": job.task.kind,
-            "prompt": lines[0]["arguments"]["gen_args_0"]["arg_0"],
-            "metadata": {"version": float(job.task.version), "changes": job.task.changes},
-            **{name: job.described[name] for name in ("transcripts",) if name in job.described},
-        }
-        content["versions"][job.name] = float(job.task.version)
-        content["n-shot"][job.name] = 0
-        content["higher_is_better"][job.name] = {
-            name: name == "acc" for name in ("acc", "wer") if f"{name},none" in metrics
-        }
-        content["n-samples"][job.name] = {"original": job.original, "effective": len(lines)}
-        content["task_hashes"][job.name] = sha256(
-            "".join(line[f"{part}_hash"] for line in lines for part in ("doc", "prompt", "target"))
-        )
-        if not settings.predict_only and (table := domain_table(lines)):
+        for part, value in described.items():
+            content[part][job.name] = value
+        if table := domain_table(lines):
             content["domains"][job.name] = table
-        content["group_subtasks"].setdefault(job.task.name, []).append(job.name)
-    if not settings.predict_only:
-        _add_pairs(content, samples, settings)
+        content["group_subtasks"].setdefault(task.name, []).append(job.name)
+    _add_pairs(content, samples, settings)
     return content
+
+
+def task_metrics(samples: Sequence[Sample], extractors: Sequence[str], seed: int) -> dict[str, float]:
+    """The figures of one task in one modality, under lm-evaluation-harness's keys `metric,filter`."""
+    metrics: dict[str, float] = {}
+    if "acc" in samples[0]:
+        metrics |= _accuracy("none", [sample["acc"] for sample in samples])
+    if "extracted" in samples[0]:
+        for name in extractors:
+            metrics |= _accuracy(name, [float(s["extracted"][name] == s["answer_index"]) for s in samples])
+            metrics[f"extraction_failure,{name}"] = _mean([sample["failed"][name] for sample in samples])
+        metrics["extraction_failure,none"] = metrics[f"extraction_failure,{extractors[0]}"]
+    for prefix in ("", "transcript_"):
+        edits, words = ([sample.get(f"{prefix}{name}", 0) for sample in samples] for name in ("edits", "words"))
+        if sum(words):
+            metrics[f"{prefix}wer,none"] = sum(edits) / sum(words)
+            interval = bootstrap_interval([edits, words], lambda e, w: e / w, seed=seed)
+            if interval is not None:
+                metrics[f"{prefix}wer_stderr,none"] = _stderr(interval)
+                metrics |= {f"{prefix}wer_ci_low,none": interval[0], f"{prefix}wer_ci_high,none": interval[1]}
+    metrics["truncated,none"] = _mean([sample["truncated"] for sample in samples])
+    metrics["mean_tokens,none"] = _mean([sample["tokens"] for sample in samples])
+    return metrics
+
+
+def _accuracy(name: str, values: Sequence[float]) -> dict[str, float]:
+    low, high = wilson_interval(sum(values), len(values))
+    figures = {"acc": _mean(values), "acc_stderr": standard_error(values), "acc_ci_low": low, "acc_ci_high": high}
+    return {f"{figure},{name}": value for figure, value in figures.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _stderr(interval: tuple[float, float]) -> float:
+    return (interval[1] - interval[0]) / 2 / 1.96  # half of a 95 % interval is 1.96 standard errors
+
+
+def domain_table(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Accuracy by domain: {domain: {n, acc, acc_stderr}}, sorted by name; empty without domains."""
+    domains: dict[str, list[float]] = {}
+    for sample in samples:
+        if sample.get("domain") is not None and "acc" in sample:
+            domains.setdefault(str(sample["domain"]), []).append(sample["acc"])
+    return {
+        name: {"n": len(values), "acc": _mean(values), "acc_stderr": standard_error(values)}
+        for name, values in sorted(domains.items())
+    }
 
 
 def _add_pairs(content: dict[str, Any], samples: dict[str, list[Sample]], settings: EvaluationSettings) -> None:
@@ -149,11 +119,28 @@ def _add_pairs(content: dict[str, Any], samples: dict[str, list[Sample]], settin
         suffix = "" if form == "speech" else f"_{form}"
         # A published denominator is an average over tasks: of one among several it would be wrong.
         own = settings.reference_accuracy if len(tasks) == 1 else None
-        pairs = {t: pair_metrics(samples[f"{t}_{form}"], samples[f"{t}_text"], own, settings.seed) for t in tasks}
+        pairs = {t: _pair(samples[f"{t}_{form}"], samples[f"{t}_text"], own, settings.seed) for t in tasks}
         content["pairs"] |= {f"{task}{suffix}": pair for task, pair in pairs.items()}
         if form == "speech":
-            groups = {task: {"name": task, "alias": task, **pair_group(pair)} for task, pair in pairs.items()}
-            content["groups"] |= groups
+            content["groups"] |= {task: {"name": task, "alias": task, **_group(pair)} for task, pair in pairs.items()}
         if len(tasks) > 1:
             average = average_result(list(pairs.values()), settings.reference_accuracy)
             content["averages"][f"average of {', '.join(f'{task}{suffix}' for task in tasks)}"] = average
+
+
+def _pair(heard: Sequence[Sample], text: Sequence[Sample], reference_accuracy: float | None, seed: int) -> Any:
+    """A `PairedResult`, McNemar's test ("only_first": the heard form, speech or a cascade) and the gap by domain."""
+    spoken_right, written_right = ([bool(sample["acc"]) for sample in samples] for samples in (heard, text))
+    spoken, written = domain_table(heard), domain_table(text)
+    return {
+        **paired_result(spoken_right, written_right, reference_accuracy, seed),
+        "mcnemar": mcnemar(spoken_right, written_right),
+        "gap_by_domain": {name: written[name]["acc"] - spoken[name]["acc"] for name in spoken},
+    }
+
+
+def _group(pair: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a pair that are numbers, under lm-evaluation-harness's keys; rates in percent."""
+    group = {"gap": pair["gap"], "gap_stderr": _stderr(pair["gap_interval"]), "mcnemar_p": pair["mcnemar"]["p_value"]}
+    group |= {name: pair[name] for name in ("recovery", "mrr") if pair[name] is not None}
+    return {f"{name},none": value for name, value in group.items()}

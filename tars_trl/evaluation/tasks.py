@@ -6,6 +6,7 @@ schema of `tars_trl.data` is a task, too. Nothing is downloaded before `read_tas
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import logging
@@ -99,12 +100,24 @@ def load_choices(task: Task, split: str, prompting: Prompting) -> Dataset:
 def load_recordings(task: Task, split: str, prompting: Prompting) -> Dataset:
     """Choices about a recording: the clip first, question and options in writing behind it; so there is no twin."""
     dataset = _published(task, split)
-    rows = [_recording_row(row) for row in _text_columns(dataset)]
-    columns = {name: [row[name] for row in rows] for name in ("question", "options", "answer_index")}
-    columns["prompt"] = [
-        _prompt_about_clip(prompting, SYSTEM_PROMPT, written_question(row["question"], row["options"])) for row in rows
-    ]
+    columns: dict[str, list[Any]] = {"question": [], "options": [], "answer_index": [], "prompt": []}
+    for row in _text_columns(dataset):
+        options, index = _lettered(row) if "answer_gt" in row else (row["options"], row["answer_index"])
+        prompt = _prompt_about_clip(prompting, SYSTEM_PROMPT, written_question(row["question"], options))
+        for column, value in zip(columns.values(), (row["question"], options, index, prompt), strict=True):
+            column.append(value)
     return _with_columns(dataset, columns)
+
+
+def _lettered(row: Mapping[str, Any]) -> tuple[list[str], int]:
+    """Options and answer of a row of MMSU."""
+    options = [str(row[name]) for name in ("choice_a", "choice_b", "choice_c", "choice_d") if row.get(name)]
+    if options.count(str(row["answer_gt"])) != 1:
+        raise QuestionError(
+            f"row {row.get('id')!r}, answer_gt={row['answer_gt']!r}: it is not one of the options {options}. Correct "
+            "the row."
+        )
+    return options, options.index(str(row["answer_gt"]))
 
 
 def load_transcripts(task: Task, split: str, prompting: Prompting) -> Dataset:
@@ -156,18 +169,6 @@ def _prompt_about_clip(prompting: Prompting, system_prompt: str, instruction: st
     system = system_prompt if prompting.system_prompt is None else prompting.system_prompt
     extra = f"{instruction}\n\n{prompting.instruction}" if prompting.instruction else instruction
     return build_prompt(CLIP, system, extra)
-
-
-def _recording_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    if "answer_gt" not in row:
-        return {name: row[name] for name in ("question", "options", "answer_index")}
-    options = [str(row[name]) for name in ("choice_a", "choice_b", "choice_c", "choice_d") if row.get(name)]
-    if options.count(str(row["answer_gt"])) != 1:
-        raise QuestionError(
-            f"row {row.get('id')!r}, answer_gt={row['answer_gt']!r}: it is not one of the options {options}. Correct "
-            "the row."
-        )
-    return {"question": row["question"], "options": options, "answer_index": options.index(str(row["answer_gt"]))}
 
 
 # ---- The table -----------------------------------------------------------------------------------------------------
@@ -278,16 +279,15 @@ def task_named(text: str, domain: str | None = None) -> Task:
             f"tasks={text!r} is no task. {f'Did you mean {near[0]}? ' if near else ''}`--tasks list` shows them all; "
             "give one of them, the path of your own questions, or NAME=PATH."
         )
-    source, revision = (str(source or text), None) if path.exists() else _at_revision(source)
+    revision = None
+    if path.exists():
+        source = source or text
+    else:
+        source, _, revision = source.partition("@")
     if equals and name in TASKS:
-        return replace(TASKS[name], source=source, revision=revision)
+        return replace(TASKS[name], source=source, revision=revision or None)
     named = name if equals else path.stem if path.is_file() else path.resolve().name
-    return Task(re.sub(r"\W+", "_", named), source, load_choices, domain=domain, revision=revision)
-
-
-def _at_revision(source: str) -> tuple[str, str | None]:
-    hub_id, _, revision = source.partition("@")
-    return hub_id, revision or None
+    return Task(re.sub(r"\W+", "_", named), source, load_choices, domain=domain, revision=revision or None)
 
 
 # ---- Rows ----------------------------------------------------------------------------------------------------------
@@ -300,10 +300,12 @@ def read_task(task: Task, splits: Sequence[str], prompting: Prompting) -> tuple[
         QuestionError: rows that are no questions, that share keys or have no domain; or a split without any.
     """
     parts, commits = [], set()
-    is_local = Path(task.source).expanduser().exists()
     for split in splits:
         rows = task.load(task, split, prompting)
-        commits.add(None if is_local else _commit(rows))
+        if not Path(task.source).expanduser().exists():
+            # `datasets` keeps what it read from the hub in a folder that is named after the commit.
+            folders = [Path(file["filename"]).parts for file in rows.cache_files]
+            commits |= {part for folder in folders for part in folder if re.fullmatch(r"[0-9a-f]{40}", part)}
         parts.append(_with_columns(rows, {"key": _keys(task, split, rows)}))
     rows = concatenate_datasets(parts)
     keys = rows["key"][:]
@@ -317,7 +319,7 @@ def read_task(task: Task, splits: Sequence[str], prompting: Prompting) -> tuple[
             f"domain={task.domain!r} is no column of {task.source} ({', '.join(rows.column_names)}). Name one that "
             "is, or leave it out."
         )
-    return rows, " ".join(sorted(commit for commit in commits if commit)) or None
+    return rows, " ".join(sorted(commits)) or None
 
 
 def _keys(task: Task, split: str, dataset: Dataset) -> list[str]:
@@ -331,27 +333,17 @@ def _keys(task: Task, split: str, dataset: Dataset) -> list[str]:
     return keys
 
 
-def _commit(dataset: Dataset) -> str | None:
-    """`datasets` keeps what it read from the hub in a folder that is named after the commit."""
-    for file in dataset.cache_files:
-        commits = [part for part in Path(file["filename"]).parts if re.fullmatch(r"[0-9a-f]{40}", part)]
-        if commits:
-            return commits[-1]
-    return None
-
-
 @cache  # says it once
 def split_of(source: str) -> str:
     """The split of a path that is measured if none is named: "test", or the only one of a folder that has no other."""
     path = Path(source).expanduser()
-    if not path.is_dir():
-        return "test"
     saved = path / "dataset_dict.json"
-    try:
-        splits = json.loads(saved.read_text())["splits"] if saved.is_file() else get_dataset_split_names(str(path))
-    except FileNotFoundError:  # no data in it: reading it says what is missing
+    splits = ["test"]
+    if path.is_dir():
+        # A folder without data says what is missing when it is read.
+        with contextlib.suppress(FileNotFoundError):
+            splits = json.loads(saved.read_text())["splits"] if saved.is_file() else get_dataset_split_names(str(path))
+    if len(splits) != 1 or splits == ["test"]:
         return "test"
-    if len(splits) == 1 and splits != ["test"]:
-        logger.warning("%s has no split but %r: its questions are measured.", path, splits[0])
-        return str(splits[0])
-    return "test"
+    logger.warning("%s has no split but %r: its questions are measured.", path, splits[0])
+    return str(splits[0])

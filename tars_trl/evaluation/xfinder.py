@@ -1,7 +1,7 @@
 """xFinder, a small extraction model; the paper's choice."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -22,29 +22,16 @@ class XFinder:
         self.batch_size = batch_size
 
     def __call__(
-        self,
-        questions: Sequence[str],
-        completions: Sequence[str],
-        options: Sequence[Sequence[str]],
-        on_batch: Callable[[int], None] | None = None,
+        self, questions: Sequence[str], completions: Sequence[str], options: Sequence[Sequence[str]]
     ) -> list[int | None]:
-        """Index of the option that each completion chose, None where the model finds no valid answer.
+        """Index of the option that each of N whole completions chose, None where the model finds no valid answer.
 
-        Args:
-            questions: N questions, without their options.
-            completions: N whole completions.
-            options: N lists of option texts.
-            on_batch: called with the number of completions of each finished batch.
+        `questions` are without their options, which are lists of texts.
         """
-        prompts = [xfinder_prompt(*row) for row in zip(questions, completions, options, strict=True)]
-        choices: list[int | None] = []
-        for start in range(0, len(prompts), self.batch_size):
-            batch = prompts[start : start + self.batch_size]
-            for reply, texts in zip(self._replies(batch), options[start : start + len(batch)], strict=True):
-                choices.append(xfinder_choice(reply, texts))
-            if on_batch is not None:
-                on_batch(len(batch))
-        return choices
+        prompts = list(map(xfinder_prompt, questions, completions, options))
+        starts = range(0, len(prompts), self.batch_size)
+        replies = [reply for start in starts for reply in self._replies(prompts[start : start + self.batch_size])]
+        return list(map(xfinder_choice, replies, options))
 
     def _replies(self, prompts: list[str]) -> list[str]:
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)

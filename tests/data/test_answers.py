@@ -252,7 +252,12 @@ def test_xfinder_runs_batched_through_transformers(tmp_path, monkeypatch):
     together = finder._replies(prompts)
     assert together == [finder._replies([prompt])[0] for prompt in prompts] and len(set(together)) > 1
 
-    monkeypatch.setattr(finder, "_replies", lambda batch: ["B" if "one?" in prompt else "nonsense" for prompt in batch])
     done = []
-    found = finder(["one?", "two?", "one?", "one?"], ["x"] * 4, [OPTIONS] * 4, done.append)
+
+    def replies(batch):
+        done.append(len(batch))
+        return ["B" if "one?" in prompt else "nonsense" for prompt in batch]
+
+    monkeypatch.setattr(finder, "_replies", replies)
+    found = finder(["one?", "two?", "one?", "one?"], ["x"] * 4, [OPTIONS] * 4)
     assert found == [1, None, 1, 1] and done == [3, 1]

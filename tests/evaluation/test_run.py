@@ -186,11 +186,11 @@ def test_xfinder_reads_whole_completions(run, canned, monkeypatch, model_folder)
         def __init__(self, model_id, device):
             seen.append(model_id)
 
-        def __call__(self, asked, completions, options, on_batch=None):
+        def __call__(self, asked, completions, options):
             seen.extend(completions)
             return [0] * len(completions)
 
-    monkeypatch.setattr("tars_trl.evaluation.summary.XFinder", Finder)
+    monkeypatch.setattr("tars_trl.evaluation.scoring.XFinder", Finder)
     canned({("q0", "text"): "<think>hm</think> surely one"})
     content, _, _ = run("--modality", "text", "--extractors", "xfinder", "--xfinder_model", model_folder)
     assert seen[:2] == [model_folder, "<think>hm</think> surely one"]
