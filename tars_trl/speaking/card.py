@@ -52,12 +52,7 @@ Made with `recipes/build_dataset.py` of tars-trl, seed {{ seed }}.
 
 
 def write_dataset_card(folder: Path, facts: Mapping[str, Any]) -> Path:
-    """Write `README.md` with what was kept, dropped and why, and how to build it again.
-
-    Args:
-        folder: of the data set.
-        facts: as `tars_trl.speaking.build.build` returns them.
-    """
+    """Write the `README.md` of a data set's folder from what `tars_trl.speaking.build.build` returns."""
     splits = [
         {"split": name, "path": f"data/{name}-*.parquet"} for name in facts["splits"] if facts["splits"][name]["kept"]
     ]
