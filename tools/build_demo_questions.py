@@ -13,6 +13,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import measure
 import pyarrow as pa
 import pyarrow.parquet as pq
 import sums
@@ -46,18 +47,16 @@ def build(part: str, seed: int) -> pa.Table:
         if part == "test" and i % 3 == 0:
             voice = voices.HELD_OUT_VOICE
         waveform = voices.speak(question.written(), voice, pace=rng.uniform(1.05, 1.35))
-        key = f"sums-{part}-{i:03d}"
-        rows.append(
-            {
-                "key": key,
-                "audio": {"bytes": encode(waveform), "path": f"{key}.ogg"},
-                "prompt": sums.messages(question),
-                "question": question.written().split("?")[0] + "?",
-                "options": [sums.NUMBERS[n] for n in question.options],
-                "answer_index": question.answer_index,
-                "voice": voice,
-            }
-        )
+        row = {
+            "key": f"sums-{part}-{i:03d}",
+            "audio": {"bytes": encode(waveform), "path": f"sums-{part}-{i:03d}.ogg"},
+            "prompt": sums.messages(question),
+            "question": question.written().split("?")[0] + "?",
+            "options": [sums.NUMBERS[n] for n in question.options],
+            "answer_index": question.answer_index,
+            "voice": voice,
+        }
+        rows.append(row)
     return pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)  # datasets would want torchcodec to encode
 
 
@@ -65,9 +64,7 @@ def build(part: str, seed: int) -> pa.Table:
 class DemoQuestions(Settings):
     """Where the questions go, and which are drawn."""
 
-    output_dir: str = setting(
-        str(Path(__file__).parents[1] / "recipes" / "demo" / "questions"), "Folder of the two parquet files."
-    )
+    output_dir: str = setting(str(measure.TEST.parent), "Folder of the two parquet files.")
     seed: int = setting(0, "Of options, voices and paces.", least=0)
 
 

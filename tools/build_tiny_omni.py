@@ -24,6 +24,7 @@ from pathlib import Path
 
 import build_demo_questions
 import measure
+import pyarrow.parquet as pq
 import sums
 import tiny_omni
 import torch
@@ -68,12 +69,8 @@ def speak_clips(model, processor, seed: int) -> dict[str, list[Clip]]:
         for expression in splits[part]:
             question, voice = sums.draw_question(expression, rng), rng.choice(voices.TRAIN_VOICES)
             waveform = voices.speak(question.written(), voice, pace=rng.uniform(1.05, 1.35))
-            features = processor.feature_extractor(
-                load_audio(encode(waveform)),
-                sampling_rate=TARGET_RATE,
-                return_attention_mask=True,
-                return_tensors="pt",
-            )
+            options = {"sampling_rate": TARGET_RATE, "return_attention_mask": True, "return_tensors": "pt"}
+            features = processor.feature_extractor(load_audio(encode(waveform)), **options)
             with torch.no_grad():
                 model.get_audio_features(features["input_features"], features["attention_mask"])
             clips[part].append((question, states.pop().half()))
@@ -190,19 +187,13 @@ def main(args: list[str] | None = None) -> None:
         heard = rows.loss([(states, question.completion()) for question, states in clips["dev"]])
     print(f"loss on {len(clips['dev'])} development clips, worked out in full: {heard.item():.4f}")
 
-    save(model, processor, output)
+    model.eval().half().save_pretrained(output, max_shard_size="10MB")  # small enough for a git repository
+    processor.save_pretrained(output)
     report = {"arguments": {k: v for k, v in asdict(settings).items() if isinstance(v, int | float)}}
-    saved = measure.load(output)
-    report["dev"] = measure.measure(*saved, build_demo_questions.build("dev", settings.seed).to_pylist())
-    report["test"] = measure.measure(*saved, measure.read_questions(measure.TEST))
+    questions = {"dev": build_demo_questions.build("dev", settings.seed), "test": pq.read_table(measure.TEST)}
+    report |= {part: measure.measure(str(output), table.to_pylist()) for part, table in questions.items()}
     (output / "build.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
-
-
-def save(model, processor, folder: Path) -> None:
-    """Half precision, in pieces small enough for a git repository."""
-    model.eval().half().save_pretrained(folder, max_shard_size="10MB")
-    processor.save_pretrained(folder)
 
 
 if __name__ == "__main__":

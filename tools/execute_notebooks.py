@@ -35,9 +35,8 @@ class NotebookSettings(Settings):
 def execute(notebook: Path, output_file: Path) -> None:
     """Run one notebook in the folder of the notebooks, and save it with its outputs; nothing of the machine in it."""
     content = nbformat.read(notebook, as_version=4)
-    NotebookClient(
-        content, timeout=300, resources={"metadata": {"path": str(NOTEBOOKS)}}, record_timing=False
-    ).execute()
+    resources = {"metadata": {"path": str(NOTEBOOKS)}}
+    NotebookClient(content, timeout=300, resources=resources, record_timing=False).execute()
     for cell in content.cells:
         if cell.cell_type == "code":  # warnings and progress bars name folders of this machine
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]

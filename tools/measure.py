@@ -1,4 +1,4 @@
-"""Accuracy of a checkpoint on spoken and written questions, through the real model and processor classes.
+"""Accuracy of a checkpoint on spoken and written questions, and by voice.
 
     python tools/measure.py recipes/demo/tiny-omni
 
@@ -6,107 +6,43 @@ answers every test question in both forms greedily, and the spoken form four tim
 them is right). A completion that is not exactly in the answer form counts as wrong.
 """
 
-import copy
 import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
-import tiny_omni
-import torch
-from transformers import AutoProcessor, Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
-from tars_trl.data.audio import load_audio
+from tars_trl import load_speech_llm
+from tars_trl.data.answers import extract_strict, is_well_formed
+from tars_trl.data.prompts import Modality
+from tars_trl.sampling.complete import complete
 from tars_trl.settings import Settings, parse, run, setting
 
 TEST = Path(__file__).parents[1] / "recipes" / "demo" / "questions" / "test-00000-of-00001.parquet"
-FORM = re.compile(r"<think>.*</think><answer>The answer is ([A-D])\.</answer>", re.DOTALL)
 
 
-def chosen_index(completion: str) -> int | None:
-    """Index of the chosen option, None if the completion is not in the answer form."""
-    match = FORM.fullmatch(completion.strip())
-    return "ABCD".index(match[1]) if match else None
-
-
-def read_questions(path: Path) -> list[dict]:
-    """Rows of a questions file, audio as Ogg bytes."""
-    return pq.read_table(path).to_pylist()
-
-
-def model_inputs(processor: Qwen2_5OmniProcessor, rows: list[dict], speech: bool) -> dict[str, torch.Tensor]:
-    """Left-padded prompts of one form; audio features cropped to the longest clip."""
-    conversations = []
-    for row in rows:
-        conversation = copy.deepcopy(row["prompt"])
-        if speech:
-            clip = load_audio(row["audio"])
-            conversation[-1]["content"][0] = {"type": "audio", "audio": clip}
-        conversations.append(conversation)
-    inputs = processor.apply_chat_template(
-        conversations,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True},
-    )
-    if speech:
-        frames = int(inputs["feature_attention_mask"].sum(-1).max())
-        inputs["input_features"] = inputs["input_features"][..., :frames]
-        inputs["feature_attention_mask"] = inputs["feature_attention_mask"][:, :frames]
-    return dict(inputs)
-
-
-@torch.no_grad()
-def complete(
-    model: Qwen2_5OmniThinkerForConditionalGeneration,
-    processor: Qwen2_5OmniProcessor,
-    rows: list[dict],
-    speech: bool,
-    samples: int = 0,
-    batch_size: int = 50,
-) -> Iterator[list[str]]:
-    """For each row its greedy completion, or `samples` completions at temperature 1."""
-    placeholders = processor.tokenizer.convert_tokens_to_ids(list(tiny_omni.MULTIMODAL_TOKENS.values()))
-    sampling = {"do_sample": True, "num_return_sequences": samples, "top_k": 0} if samples else {"do_sample": False}
-    for start in range(0, len(rows), batch_size):
-        inputs = model_inputs(processor, rows[start : start + batch_size], speech)
-        ids = model.generate(**inputs, **sampling, max_new_tokens=64, suppress_tokens=placeholders)
-        texts = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        n = samples or 1
-        yield from (texts[i : i + n] for i in range(0, len(texts), n))
-
-
-def measure(model, processor, rows: list[dict], seed: int = 0) -> dict:
+def measure(model_folder: str, rows: list[dict]) -> dict[str, Any]:
     """Greedy accuracy in both forms, by voice, and spoken pass@4 and mean accuracy at temperature 1."""
+    model, processor = load_speech_llm(model_folder, device="cpu")
 
-    def right(speech: bool, samples: int = 0) -> torch.Tensor:  # (rows, samples or 1)
-        replies = complete(model, processor, rows, speech, samples)
-        chosen = [[chosen_index(text) for text in texts] for texts in replies]
-        return torch.tensor([[n == row["answer_index"] for n in ns] for row, ns in zip(rows, chosen, strict=True)])
+    def right(modality: Modality, samples: int = 1, **sampling: Any) -> np.ndarray:  # (rows, samples)
+        length = {"batch_size": 50, "max_completion_length": 64, "num_samples": samples}
+        texts = [completion.text for completion in complete(model, processor, rows, modality, **length, **sampling)]
+        choices = np.array([extract_strict(text) if is_well_formed(text) else None for text in texts])
+        return choices.reshape(-1, samples) == np.array([[row["answer_index"]] for row in rows])
 
-    torch.manual_seed(seed)
-    speech, text, sampled = right(True)[:, 0], right(False)[:, 0], right(True, samples=4)
-    voices_of_rows = [row["voice"] for row in rows]
-    by_voice = {}
-    for voice in sorted(set(voices_of_rows)):
-        by_voice[voice] = speech[[name == voice for name in voices_of_rows]].float().mean().item()
+    speech, sampled = right("speech")[:, 0], right("speech", samples=4, do_sample=True, top_k=0)
     return {
         "questions": len(rows),
-        "text_accuracy": text.float().mean().item(),
-        "speech_accuracy": speech.float().mean().item(),
-        "speech_pass_at_4": sampled.any(-1).float().mean().item(),
-        "speech_sampled_accuracy": sampled.float().mean().item(),
-        "speech_accuracy_by_voice": by_voice,
+        "text_accuracy": right("text").mean(),
+        "speech_accuracy": speech.mean(),
+        "speech_pass_at_4": sampled.any(-1).mean(),
+        "speech_sampled_accuracy": sampled.mean(),
+        "speech_accuracy_by_voice": pd.Series(speech).groupby([row["voice"] for row in rows]).mean().to_dict(),
     }
-
-
-def load(folder: Path) -> tuple[Qwen2_5OmniThinkerForConditionalGeneration, Qwen2_5OmniProcessor]:
-    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    return model.eval(), AutoProcessor.from_pretrained(folder)
 
 
 @dataclass
@@ -120,7 +56,7 @@ class Measured(Settings):
 def main(args: list[str] | None = None) -> None:
     """Measure and print."""
     (settings,) = parse(Measured, args=args, description=__doc__)
-    print(json.dumps(measure(*load(Path(settings.model)), read_questions(Path(settings.questions))), indent=2))
+    print(json.dumps(measure(settings.model, pq.read_table(settings.questions).to_pylist()), indent=2))
 
 
 if __name__ == "__main__":

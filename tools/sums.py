@@ -13,6 +13,9 @@ NUMBERS = [
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
 ]
+WORDS = {1: "plus", -1: "minus"}
+Expression = tuple[tuple[int, int, int], tuple[int, int]]
+"""Terms and signs, +1 or -1."""
 LETTERS = "ABCD"
 SYSTEM_PROMPT = "Think, then answer."
 SPLIT_SIZES = {"test": 300, "train": 480, "dev": 100}  # the rest, "sft", builds the model
@@ -37,7 +40,7 @@ class Question:
     @property
     def expression(self) -> str:
         a, b, c = (NUMBERS[term] for term in self.terms)
-        return f"{a} {word(self.signs[0])} {b} {word(self.signs[1])} {c}"
+        return f"{a} {WORDS[self.signs[0]]} {b} {WORDS[self.signs[1]]} {c}"
 
     def written(self) -> str:
         """The question as it is read and, word for word, spoken."""
@@ -47,9 +50,9 @@ class Question:
     def work(self) -> str:
         """The sum, one step after the other."""
         a, b, c = self.terms
-        middle = a + self.signs[0] * b
-        first = f"{NUMBERS[a]} {word(self.signs[0])} {NUMBERS[b]} is {NUMBERS[middle]}."
-        return f"{first} {NUMBERS[middle]} {word(self.signs[1])} {NUMBERS[c]} is {NUMBERS[self.result]}."
+        middle = _middle(self.terms, self.signs)
+        first = f"{NUMBERS[a]} {WORDS[self.signs[0]]} {NUMBERS[b]} is {NUMBERS[middle]}."
+        return f"{first} {NUMBERS[middle]} {WORDS[self.signs[1]]} {NUMBERS[c]} is {NUMBERS[self.result]}."
 
     def check(self) -> str:
         """Every option, and whether it is the result."""
@@ -62,37 +65,32 @@ class Question:
         return f"<think>{thought}</think><answer>The answer is {LETTERS[self.answer_index]}.</answer>"
 
 
-def word(sign: int) -> str:
-    return "plus" if sign > 0 else "minus"
+def _middle(terms: tuple[int, int, int], signs: tuple[int, int]) -> int:
+    return terms[0] + signs[0] * terms[1]
 
 
 def value(terms: tuple[int, int, int], signs: tuple[int, int]) -> int:
-    return terms[0] + signs[0] * terms[1] + signs[1] * terms[2]
+    return _middle(terms, signs) + signs[1] * terms[2]
 
 
-def expressions() -> list[tuple[tuple[int, int, int], tuple[int, int]]]:
+def expressions() -> list[Expression]:
     """Every sum of three digits from 1 to 9 that never leaves 0 to 20."""
-    found = []
-    for terms in itertools.product(range(1, 10), repeat=3):
-        for signs in itertools.product((1, -1), repeat=2):
-            middle = terms[0] + signs[0] * terms[1]
-            if middle >= 0 and 0 <= value(terms, signs) <= 20:
-                found.append((terms, signs))
-    return found
+    every = itertools.product(itertools.product(range(1, 10), repeat=3), itertools.product((1, -1), repeat=2))
+    return [
+        (terms, signs) for terms, signs in every if terms[0] + signs[0] * terms[1] >= 0 <= value(terms, signs) <= 20
+    ]
 
 
-def split_expressions(seed: int = 0) -> dict[str, list[tuple[tuple[int, int, int], tuple[int, int]]]]:
+def split_expressions(seed: int = 0) -> dict[str, list[Expression]]:
     """Expressions by part ("test", "train", "dev", "sft"), disjoint."""
     shuffled = expressions()
     random.Random(seed).shuffle(shuffled)
-    parts, start = {}, 0
-    for name, size in SPLIT_SIZES.items():
-        parts[name] = shuffled[start : start + size]
-        start += size
-    return {**parts, "sft": shuffled[start:]}
+    remaining = iter(shuffled)
+    parts = {name: list(itertools.islice(remaining, size)) for name, size in SPLIT_SIZES.items()}
+    return {**parts, "sft": list(remaining)}
 
 
-def draw_question(expression: tuple[tuple[int, int, int], tuple[int, int]], rng: random.Random) -> Question:
+def draw_question(expression: Expression, rng: random.Random) -> Question:
     """Add three wrong options to a sum: two near the result, one from anywhere, in random order."""
     terms, signs = expression
     result = value(terms, signs)

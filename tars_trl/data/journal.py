@@ -8,7 +8,6 @@ from typing import Any
 
 from datasets import Dataset
 
-_ANSWERS = ("options", "answer_index", "reference")
 Line = dict[str, Any]
 
 
@@ -22,7 +21,8 @@ def rows_digest(rows: Dataset, with_audio: bool) -> str:
     """Digest of what is asked and of what is right, and of the audio (a file outside the table counts by its path)."""
     digest = []
     for row in rows.with_format(None):
-        asked: dict[str, Any] = {name: row.get(name) for name in ("key", "prompt", *_ANSWERS)}
+        names = ("key", "prompt", "options", "answer_index", "reference")
+        asked: dict[str, Any] = {name: row.get(name) for name in names}
         if with_audio:
             audio = row["audio"] or {}
             asked["audio"] = audio.get("path") if audio.get("bytes") is None else audio["bytes"].hex()

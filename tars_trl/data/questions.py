@@ -16,15 +16,7 @@ from datasets import Audio, Dataset, Features, List, Value, concatenate_datasets
 from ..errors import QuestionError, SettingError
 from .audio import undecoded
 from .reading import UNFIT, is_missing, read_rows
-from .schema import (
-    LETTERS,
-    PROBLEMS_SHOWN,
-    SYSTEM_PROMPT,
-    build_prompt,
-    check_rows,
-    override_prompt,
-    written_question,
-)
+from .schema import LETTERS, PROBLEMS_SHOWN, SYSTEM_PROMPT, build_prompt, check_rows, override_prompt, written_question
 
 
 def load_questions(
@@ -42,7 +34,7 @@ def load_questions(
     name: str | None = None,
     revision: str | None = None,
 ) -> Dataset:
-    """Questions from a local folder, a file or the hub, in the schema above, checked. Audio stays undecoded.
+    """Questions from a local folder, a file or the hub, in the schema of `tars_trl.data.schema`; audio undecoded.
 
     Three kinds of rows are told apart by their columns: rows of the schema pass through; multiple-choice rows
     (`question`, `options`, and `answer_index` or `answer`, as in the TARS training sets) and VoiceBench rows (`prompt`
@@ -108,8 +100,7 @@ def draw_numbers(total: int, limit: float | None, seed: int | None) -> list[int]
         return list(range(total))
     if not limit > 0 or (limit >= 1 and limit != int(limit)):
         raise SettingError(
-            f"limit={limit}: this many rows cannot be taken. Give a whole number of rows, a share between 0 and 1, or "
-            "leave it out for all."
+            f"limit={limit}: this many rows cannot be taken. Give a whole number of rows, a share below 1 or None."
         )
     count = min(total, int(limit) if limit >= 1 else max(1, round(limit * total)))
     numbers = np.arange(total) if seed is None else np.random.default_rng(seed).permutation(total)
@@ -170,64 +161,59 @@ def _check_paths(dataset: Dataset, source: Path) -> None:
     cached = [huggingface_hub.constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE]  # what the hub's links lead to
     roots = [Path(folder).resolve() for folder in (*folders, *cached)]
     problems: list[str] = []
-    number = -1
-    for batch in dataset.select_columns(["audio"]).with_format("arrow").iter(1000):
+    for start, batch in enumerate(dataset.select_columns(["audio"]).with_format("arrow").iter(1000)):
         audio = batch["audio"].combine_chunks()
-        outside = pc.is_null(pc.struct_field(audio, "bytes")).to_pylist()
-        for opened, path in zip(outside, pc.struct_field(audio, "path").to_pylist(), strict=True):
-            number += 1
-            if not opened or not path or "://" in path or len(problems) == PROBLEMS_SHOWN:
+        paths = pc.if_else(pc.is_null(pc.struct_field(audio, "bytes")), pc.struct_field(audio, "path"), None)
+        for number, path in enumerate(paths.to_pylist(), start=1000 * start):
+            if not path or "://" in path:
                 continue
             try:
                 place = Path(path).resolve()
             except (OSError, ValueError, RuntimeError):  # a loop of links, a zero byte: not opened, so it is reported
                 continue
             if not any(place.is_relative_to(root) for root in roots):
-                key = dataset[number].get("key") if "key" in dataset.column_names else None
-                problems.append(f"row {key if key is not None else number!r}, audio: {path!r} leads to {place}")
+                key = dataset[number].get("key", number)
+                problems.append(f"row {number if key is None else key!r}, audio: {path!r} leads to {place}")
     if problems:
+        listed = "\n  ".join(problems[:PROBLEMS_SHOWN])
         raise QuestionError(
             "clips lie outside of the data set's folder, and following such paths would let a data set read any file "
-            "of this machine:\n  " + "\n  ".join(problems) + "\nPut the clips into the folder, or, if you trust the "
-            "data set, set audio_anywhere: true."
+            f"of this machine:\n  {listed}\nPut them into the folder, or, if you trust it, set audio_anywhere: true."
         )
 
 
 _TEXT = ("string", "large_string", "string_view", "null")
 
 
+_KINDS = {
+    **{"question": "a text", "prompt_for_tts": "a text", "prompt": "a text or a list of messages"},
+    **{"options": "a list of texts or numbers", "option_labels": "a list of texts"},
+}
+
+
 def _check_kinds(dataset: Dataset) -> None:
     """Refuse columns of another kind than their name says; None and NaN are looked at row by row."""
-    allowed = {
-        "question": "a text",
-        "prompt_for_tts": "a text",
-        "prompt": "a text or a list of messages",
-        "options": "a list of texts or numbers",
-        "option_labels": "a list of texts",
-    }
-    for name, kind in allowed.items():
+    for name, kind in _KINDS.items():
         feature = dataset.features.get(name)
-        dtype = getattr(feature, "dtype", None)
-        text = isinstance(feature, Value) and (dtype in _TEXT or _all_missing(dataset, name))
+        if feature is None or (isinstance(feature, Value) and feature.dtype in _TEXT):
+            continue
         listed = isinstance(feature, List) or (name == "options" and isinstance(feature, dict) and "text" in feature)
-        if feature is not None and not (("a text" in kind and text) or ("a list" in kind and (listed or text))):
+        # A column without any text is one of floats to pandas, all of them NaN.
+        empty = isinstance(feature, Value) and all(map(is_missing, dataset.with_format(None)[name]))
+        if not empty and not (listed and "list" in kind):
             raise QuestionError(
                 f"column {name!r}: it holds {feature}, and {kind} is needed. Write it so, or name another column with "
                 f"column_map={{'theirs': {name!r}}}."
             )
 
 
-def _all_missing(dataset: Dataset, name: str) -> bool:
-    """A column without any text is one of floats to pandas, all of them NaN."""
-    return all(is_missing(value) for value in dataset.with_format(None)[name])
-
-
 def _with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:
     """`dataset` with these columns replaced or added. Only they are held in memory; nothing is written to disk."""
     if not columns:
         return dataset
-    fixed = {"audio": Audio(decode=False), "options": List(Value("string")), "answer_index": Value("int64")}
-    fixed |= {"key": Value("string"), "question": Value("string")}
+    text = Value("string")
+    fixed = {"audio": Audio(decode=False), "options": List(text), "answer_index": Value("int64")}
+    fixed |= {"key": text, "question": text}
     added = Dataset.from_dict(columns)
     added = added.cast(Features({name: fixed.get(name, feature) for name, feature in added.features.items()}))
     kept = [name for name in dataset.column_names if name not in columns]
@@ -260,8 +246,7 @@ def _convert(dataset: Dataset, split: str, system_prompt: str | None, instructio
 
 
 def _question_row(row: dict, key: str, system_prompt: str, instruction: str | None) -> dict:
-    question, options, prompt = row.get("question"), row.get("options"), row.get("prompt")
-    labels = row.get("option_labels")
+    question, options, prompt, labels = map(row.get, ("question", "options", "prompt", "option_labels"))
     if isinstance(options, dict):  # {"text": […], "label": […]}, as ARC and OpenBookQA have it
         options, labels = options["text"], options.get("label")
     if options is None:
@@ -294,9 +279,7 @@ def _split_prompt(prompt: str | None, key: str) -> tuple[str, list[str]]:
     labelled = [re.match(r"\(?([A-Z])[.):]\s*(.+)", line.strip()) for line in lines]
     starts = [index for index, match in enumerate(labelled) if match and match[1] == "A"]
     if not starts or starts[-1] == 0:
-        raise QuestionError(
-            f"row {key!r}, prompt: {prompt!r} holds no question with lines 'A. …'. Add an options column."
-        )
+        raise QuestionError(f"row {key!r}, prompt: {prompt!r} holds no lines 'A. …'. Add an options column.")
     options: list[str] = []
     for line, match in zip(lines[starts[-1] :], labelled[starts[-1] :], strict=True):
         if match and match[1] == LETTERS[len(options) : len(options) + 1]:
@@ -313,8 +296,7 @@ def _answer_index(row: Mapping, options: list[str], labels: list[str], key: str)
     index, answer = row.get("answer_index"), row.get("answer", row.get("reference"))
     if labels and len(labels) != len(options):
         raise QuestionError(
-            f"row {key!r}, option_labels={labels!r}: they are not as many as the options {options}. Correct them, or "
-            "leave them out."
+            f"row {key!r}, option_labels={labels!r}: they are not as many as the options {options}. Correct them."
         )
     meant = _options_meant(answer, options, labels)
     if index is not None:
@@ -360,8 +342,8 @@ def ordered_by(dataset: Dataset, column: str) -> Dataset:
     """
     if column not in dataset.column_names:
         raise SettingError(
-            f"curriculum={column!r} is no column of the training questions ({', '.join(dataset.column_names)}), so "
-            "they cannot be ordered by it. Name one that is, or leave it out to shuffle."
+            f"curriculum={column!r} is no column of the training questions ({', '.join(dataset.column_names)}): they "
+            "cannot be ordered by it. Name one that is, or leave it out to shuffle."
         )
     level = dataset[column][:]
     for number, value in enumerate(level):

@@ -127,11 +127,11 @@ def check_rows(
 
 def row_problems(row: Mapping, strict: bool = True, placeholders: Collection[str] = ()) -> list[str]:
     """What is wrong in the fields of the schema that a row has, as `"field: why"`; see `check_rows`."""
-    problems = []
-    if "key" in row and (not isinstance(row["key"], str) or not row["key"].strip()):
-        problems.append(f"key: {row['key']!r} is no name. Give a non-empty string")
-    if "question" in row and (not isinstance(row["question"], str) or not row["question"].strip()):
-        problems.append(f"question: {row['question']!r:.100} is no text")
+    problems = [
+        f"{name}: {row[name]!r:.100} is no text. Give a non-empty string"
+        for name in ("key", "question")
+        if name in row and (not isinstance(row[name], str) or not row[name].strip())
+    ]
     options = row.get("options")
     texts = options if isinstance(options, list) and all(isinstance(option, str) for option in options) else []
     if "options" in row:

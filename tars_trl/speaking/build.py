@@ -7,9 +7,9 @@
     OUT/.work/dropped-train.jsonl           what was dropped before it was spoken, a line each: key, reason, detail
     OUT/.work/settings.json                 what a continued build has to agree with
 
-Whatever a file's name promises is whole: files are written beside their place and renamed. So a build can be killed at
-any moment and started again: it repeats what was under way in that moment and nothing else, and ends with the same
-rows and samples, as everything random depends on the seed and the question's key.
+Files are written beside their place and renamed, so that each is whole. A build that was killed at any moment and
+started again repeats what was under way and nothing else, and ends with the same rows and samples, as everything random
+depends on the seed and the question's key.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ from ..data.journal import append_lines, read_lines
 from ..errors import SettingError
 from .clips import CODECS
 from .recognition import Recognizer, recognizer
-from .say import Outcome, Speaker, count_dropped, say_all
+from .say import Outcome, Speaker, say_all
 from .settings import BuildSettings
 from .voices import Engine
 from .written import written_rows
 
-SPLITS = ("train", "test")
 SPOKEN = {
     **{"voice": Value("string"), "pace": Value("float32"), "seconds": Value("float32")},
     **{"transcript": Value("string"), "tts_wer": Value("float32"), "tts_retries": Value("int32")},
@@ -53,7 +52,6 @@ def build(
     """Run the stages that `settings.stage` names, or what is left of them.
 
     Args:
-        settings: of the build.
         engines: further engines by name; each can be pickled.
         listener: recogniser in place of the one that `settings.asr` names.
 
@@ -69,19 +67,16 @@ def build(
         ChildProcessError: a process was killed.
     """
     output = Path(str(settings.output_dir)).expanduser()
-    work = output / ".work"
-    work.mkdir(parents=True, exist_ok=True)
-    with _hold(work):
-        if settings.stage in ("all", "text"):
-            _check_agreement(work / "settings.json", settings, "text")
-            _write_text(settings, work)
-        if settings.stage in ("all", "speech"):
-            _check_agreement(work / "settings.json", settings, "speech")
-            _speak(settings, output, work, dict(engines or {}), listener)
-        return _facts(settings, output)
-
-
-def _facts(settings: BuildSettings, output: Path) -> dict[str, Any]:
+    (output / ".work").mkdir(parents=True, exist_ok=True)
+    with _hold(output / ".work") as work:
+        for stage in ("text", "speech"):
+            if settings.stage in ("all", stage):
+                _check_agreement(work / "settings.json", settings, stage)
+                if stage == "text":
+                    _write_text(settings, work)
+                else:
+                    _speak(settings, output, engines or {}, listener)
+        splits = _count_splits(work)
     source = str(settings.dataset)
     if Path(source).expanduser().exists():
         source = f"a local copy, {Path(source).name}"
@@ -91,25 +86,27 @@ def _facts(settings: BuildSettings, output: Path) -> dict[str, Any]:
     return {
         "source": source,
         "asr": Path(settings.asr).name if settings.asr else None,
-        "counts": count_splits(output),
+        "counts": splits,
         **{name: getattr(settings, name) for name in names},
     }
 
 
-def count_splits(output: Path) -> dict[str, dict[str, Any]]:
+def _count_splits(work: Path) -> dict[str, dict[str, Any]]:
     """What a build has kept and dropped so far, by split; see `build`."""
-    work = output / ".work"
     counts: dict[str, dict[str, Any]] = {}
-    for split, written in json.loads(_read(work / "text.json", "--stage text")).items():
+    for split, written in _written(work).items():
         shards = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(work.glob(f"{split}-[0-9]*.json"))]
         dropped = sum((Counter(shard["dropped"]) for shard in shards), Counter(written["dropped"]))
-        counts[split] = {"questions": written["questions"], "dropped": dict(dropped.most_common())}
-        counts[split]["kept"] = sum(shard["kept"] for shard in shards) if shards else written["kept"]
+        counts[split] = {**written, "dropped": dict(dropped.most_common())}
         if shards:
+            kept = sum(shard["kept"] for shard in shards)
             errors = [shard["errors"] for shard in shards if shard["errors"] is not None]
-            counts[split]["seconds"] = round(sum(shard["seconds"] for shard in shards), 1)
-            counts[split]["tts_wer"] = sum(errors) / max(1, counts[split]["kept"]) if errors else None
-            counts[split]["voices"] = dict(sum((Counter(shard["voices"]) for shard in shards), Counter()))
+            counts[split] |= {
+                "kept": kept,
+                "seconds": round(sum(shard["seconds"] for shard in shards), 1),
+                "tts_wer": sum(errors) / max(1, kept) if errors else None,
+                "voices": dict(sum((Counter(shard["voices"]) for shard in shards), Counter())),
+            }
     return counts
 
 
@@ -123,23 +120,19 @@ def _write_text(settings: BuildSettings, work: Path) -> None:
     counts = {}
     for split, kept in rows.items():
         _replace(work / f"text-{split}.parquet", lambda path, kept=kept: kept.to_parquet(path))
-        _replace_text(work / f"dropped-{split}.jsonl", "".join(_line(entry) for entry in dropped[split]))
+        lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in dropped[split]]
+        _replace_text(work / f"dropped-{split}.jsonl", "".join(lines))
         reasons = Counter(entry["reason"] for entry in dropped[split])
         counts[split] = {"questions": len(kept) + len(dropped[split]), "kept": len(kept), "dropped": reasons}
     _replace_text(work / "text.json", json.dumps(counts, indent=2))  # last: with it the stage is done
 
 
-def _speak(
-    settings: BuildSettings, output: Path, work: Path, engines: dict[str, Engine], listener: Recognizer | None
-) -> None:
-    _read(work / "text.json", "--stage text")
+def _speak(settings: BuildSettings, output: Path, engines: Mapping[str, Engine], listener: Recognizer | None) -> None:
+    splits = _written(output / ".work")
     if listener is None and settings.asr is not None:
         listener = recognizer(settings.asr, settings.asr_device)
     (output / "data").mkdir(exist_ok=True)
-    for split in SPLITS:
-        source = work / f"text-{split}.parquet"
-        if not source.is_file():
-            continue
+    for split in splits:
         speaker = Speaker(
             {**settings.engines(), **engines},
             settings.voices_of(split),
@@ -153,69 +146,62 @@ def _speak(
             augmentation=settings.augmentation,
             codec=settings.codec,
         )
-        _speak_split(pq.read_table(source), speaker, split, output, settings)
+        _speak_split(speaker, split, output, settings)
 
 
-def _speak_split(table: pa.Table, speaker: Speaker, split: str, output: Path, settings: BuildSettings) -> None:
+def _speak_split(speaker: Speaker, split: str, output: Path, settings: BuildSettings) -> None:
     """Speak what is missing of a split, and write each shard as soon as its last question is done."""
     work, size = output / ".work", settings.shard_size
+    table = pq.read_table(work / f"text-{split}.parquet")
     features, rows = Features.from_arrow_schema(table.schema), table.to_pylist()
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     shard_of = {row["key"]: index // size for index, row in enumerate(rows)}
     stems = [f"{split}-{number:05d}" for number in range(len(parts))]
     places = [output / "data" / f"{stem}-of-{len(parts):05d}.parquet" for stem in stems]
+    reports, journals = ([work / f"{stem}.{ending}" for stem in stems] for ending in ("json", "jsonl"))
     outcomes: dict[int, dict[str, Outcome]] = {}  # of the shards that are not written yet
-    dropped: Counter[str] = Counter()
-    done = 0
+    tally: Counter[str] = Counter()  # kept, and dropped by reason
 
     def write_if_whole(number: int) -> None:
         if len(outcomes[number]) == len(parts[number]):
-            report = work / f"{stems[number]}.json"
-            _write_shard(parts[number], outcomes.pop(number), features, places[number], report, speaker.codec)
-            (work / f"{stems[number]}.jsonl").unlink(missing_ok=True)
+            said = outcomes.pop(number)
+            _write_shard(parts[number], said, features, places[number], reports[number], speaker.codec)
+            journals[number].unlink(missing_ok=True)
 
-    for number, stem in enumerate(stems):
-        report = work / f"{stem}.json"
+    for number, (report, journal) in enumerate(zip(reports, journals, strict=True)):
         if report.is_file():
-            dropped.update(json.loads(report.read_text(encoding="utf-8"))["dropped"])
-            done += len(parts[number])
+            content = json.loads(report.read_text(encoding="utf-8"))
+            tally.update(content["dropped"], kept=content["kept"])
         else:
-            journal = work / f"{stem}.jsonl"
             outcomes[number] = read_lines([journal] if journal.is_file() else [])
-            dropped.update(count_dropped(outcomes[number].values()))
-            done += len(outcomes[number])
+            tally.update(outcome.get("reason", "kept") for outcome in outcomes[number].values())
     missing = [row for number, said in outcomes.items() for row in parts[number] if row["key"] not in said]
     for number in list(outcomes):
         write_if_whole(number)
     if missing:
         speaker.check()
-    with tqdm(total=len(rows), initial=done, desc=f"Speaking {split}", disable=None) as bar:
+    with tqdm(total=len(rows), initial=tally.total(), desc=f"Speaking {split}", disable=None) as bar:
         for outcome in say_all(speaker, missing, settings.processes):
             number = shard_of[outcome["key"]]
-            append_lines(work / f"{stems[number]}.jsonl", [outcome])
+            append_lines(journals[number], [outcome])
             outcomes[number][outcome["key"]] = outcome
-            dropped.update(count_dropped([outcome]))
+            tally[outcome.get("reason", "kept")] += 1
             bar.update()
-            bar.set_postfix(kept=bar.n - sum(dropped.values()), **dropped)
+            bar.set_postfix(tally)
             write_if_whole(number)
 
 
 def _write_shard(
-    rows: list[dict[str, Any]],
-    outcomes: Mapping[str, Outcome],
-    features: Features,
-    place: Path,
-    report: Path,
-    codec: str,
+    rows: list[dict], outcomes: Mapping[str, Outcome], features: Features, place: Path, report: Path, codec: str
 ) -> None:
     kept, dropped = [], []
     for row in rows:
         outcome = outcomes[row["key"]]
         if "reason" in outcome:
             dropped.append({name: outcome[name] for name in ("key", "reason", "detail")})
-            continue
-        audio = {"bytes": base64.b64decode(outcome["audio"]), "path": f"{row['key']}.{CODECS[codec][2]}"}
-        kept.append({**row, "audio": audio, **{name: outcome[name] for name in SPOKEN}})
+        else:
+            audio = {"bytes": base64.b64decode(outcome["audio"]), "path": f"{row['key']}.{CODECS[codec][2]}"}
+            kept.append({**row, "audio": audio, **{name: outcome[name] for name in SPOKEN}})
     columns = {name: feature for name, feature in features.items() if name != "words"}
     schema = Features({"audio": Audio(sampling_rate=TARGET_RATE), **columns, **SPOKEN}).arrow_schema
     errors = [row["tts_wer"] for row in kept if row["tts_wer"] is not None]
@@ -236,17 +222,16 @@ def _write_shard(
 
 
 @contextmanager
-def _hold(work: Path) -> Iterator[None]:
+def _hold(work: Path) -> Iterator[Path]:
     """Hold the folder's lock, which the system takes back when the process ends in whatever way."""
     with (work / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SettingError(
-                f"output_dir={str(work.parent)!r}: another process is building there. Wait for it, or name another "
-                "folder."
+                f"output_dir={str(work.parent)!r}: another process is building there. Wait, or name another folder."
             ) from error
-        yield
+        yield work
 
 
 def _check_agreement(file: Path, settings: BuildSettings, stage: str) -> None:
@@ -255,22 +240,20 @@ def _check_agreement(file: Path, settings: BuildSettings, stage: str) -> None:
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     changed = [name for name in now if name in before and now[name] != before[name]]
     if changed:
-        given = "; ".join(f"{name} was {before[name]!r}, now {now[name]!r}" for name in changed)
+        changes = "; ".join(f"{name} was {before[name]!r}, now {now[name]!r}" for name in changed)
         raise SettingError(
-            f"output_dir={settings.output_dir!r} belongs to a build with other settings ({given}): its rows would not "
-            "go together with the new ones. Use the old settings, name another folder, or remove this one."
+            f"output_dir={settings.output_dir!r} belongs to a build with other settings ({changes}): its rows would "
+            "not go together with new ones. Use the old settings, name another folder, or remove this one."
         )
     _replace_text(file, json.dumps({**before, **now}, indent=2, ensure_ascii=False))
 
 
-def _read(file: Path, remedy: str) -> str:
+def _written(work: Path) -> dict[str, dict[str, Any]]:
+    """What the text stage kept and dropped, by split."""
+    file = work / "text.json"
     if not file.is_file():
-        raise SettingError(f"There is no {file}, so there is nothing to go on from. Run {remedy} first.")
-    return file.read_text(encoding="utf-8")
-
-
-def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+        raise SettingError(f"There is no {file}, so there is nothing to go on from. Run --stage text first.")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _replace_text(place: Path, text: str) -> None:

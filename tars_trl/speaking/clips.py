@@ -25,25 +25,16 @@ SPEAKING_RATES = (4.0, 32.0)  # characters per second; usual speech has 12 to 18
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may be done to a clip, each on its own draw. Nothing is by default."""
+    """What may be done to a clip, each on its own draw (pairs: evenly between). Nothing is by default."""
 
-    share: float = 0.0
-    """Of clips that are changed at all."""
-    snr_db: tuple[float, float] = (10.0, 30.0)
-    """Signal-to-noise ratio of pink noise, drawn evenly."""
-    speed: tuple[float, float] = (0.95, 1.05)
-    """Factor of speed and pitch together, drawn evenly."""
-    reverberation: tuple[float, float] = (0.1, 0.4)
-    """Seconds in which an artificial room falls by 60 dB, drawn evenly."""
+    share: float = 0.0  # of clips that are changed at all
+    snr_db: tuple[float, float] = (10.0, 30.0)  # signal-to-noise ratio of pink noise
+    speed: tuple[float, float] = (0.95, 1.05)  # factor of speed and pitch together
+    reverberation: tuple[float, float] = (0.1, 0.4)  # seconds in which an artificial room falls by 60 dB
 
 
 def finish(samples: np.ndarray, rate: int) -> np.ndarray:
-    """A clip at 16 kHz without silence at its ends but for 0.1 s, at -23 LUFS; quieter where its peak would clip.
-
-    Args:
-        samples: (samples,), as an engine made them.
-        rate: in Hz.
-    """
+    """(samples,) at `rate` Hz as a clip: 16 kHz, -23 LUFS or quieter where its peak would clip, 0.1 s at its ends."""
     return level(trim(load_audio(samples, sampling_rate=rate)))
 
 
@@ -74,11 +65,8 @@ def clip_problem(
     """What is wrong with a clip as the engine made it, or None.
 
     Args:
-        samples: (samples,), before levelling.
-        rate: in Hz.
+        samples: (samples,), before levelling, at `rate` in Hz.
         words: what it should say.
-        min_seconds: shortest clip.
-        max_seconds: longest clip.
 
     Returns:
         `"reason: detail"`, where reason is one of `tars_trl.data.audio.audio_problem`, or clipped, pause, pace.
@@ -103,29 +91,25 @@ def clip_problem(
 
 
 def augment(waveform: np.ndarray, settings: Augmentation, draw: random.Random) -> tuple[np.ndarray, str]:
-    """A clip with noise, another speed or a room, as `draw` decides.
-
-    Returns:
-        (waveform, what was done to it, such as "speed 1.03, noise 17 dB"; "" for nothing).
-    """
+    """A clip with noise, another speed or a room, as `draw` decides, and which ("speed 1.03, noise 17 dB", or "")."""
     if draw.random() >= settings.share:
         return waveform, ""
-    wave, done = torch.from_numpy(waveform), []
+    wave, changes = torch.from_numpy(waveform), []
     kinds = [kind for kind in ("speed", "room", "noise") if draw.random() < 0.5] or ["noise"]
     generator = torch.Generator().manual_seed(draw.getrandbits(63))
     if "speed" in kinds:
         factor = round(draw.uniform(*settings.speed), 2)
         wave = resample(wave, round(100 * factor), 100)
-        done.append(f"speed {factor:g}")
+        changes.append(f"speed {factor:g}")
     if "room" in kinds:
         seconds = round(draw.uniform(*settings.reverberation), 2)
         wave = fftconvolve(wave, _room(seconds, generator))
-        done.append(f"room {seconds:g} s")
+        changes.append(f"room {seconds:g} s")
     if "noise" in kinds:
         snr = round(draw.uniform(*settings.snr_db))
         wave = add_noise(wave, _pink(len(wave), generator), torch.tensor(float(snr)))
-        done.append(f"noise {snr} dB")
-    return level(wave.numpy()), ", ".join(done)
+        changes.append(f"noise {snr} dB")
+    return level(wave.numpy()), ", ".join(changes)
 
 
 def _room(seconds: float, generator: torch.Generator) -> torch.Tensor:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import UnspeakableError
@@ -87,11 +88,6 @@ def _say_dot(match: re.Match) -> str:
     return f"{match[1]} {'and' if re.search(LOGIC, match.string) else 'times'} "
 
 
-def _say_over(match: re.Match) -> str:
-    over, under = (part for part in match.groups() if part)
-    return f"{over} over {under}"
-
-
 def _say_digits(match: re.Match) -> str:
     """1001 0011 -> 1 0 0 1, 0 0 1 1."""
     return ", ".join(" ".join(group) for group in match[0].split())
@@ -102,31 +98,20 @@ def _say_between_bars(match: re.Match) -> str:
     inside = match[0][1:-1]
     if re.search("[A-Z|]", inside) or not re.search(r"\w", inside):
         raise UnspeakableError("formula", f"{match[0]!r} may be an absolute value or a number of elements")
-    return (
-        f"the absolute value of, {inside}, "
-        if re.search("[-+\u2212]", inside[1:])
-        else f"the absolute value of {inside}"
-    )
+    summed = re.search("[-+\u2212]", inside[1:])
+    return f"the absolute value of, {inside}, " if summed else f"the absolute value of {inside}"
 
 
-def _refuse_code(match: re.Match) -> str:
-    raise UnspeakableError("code", f"{match[0]!r} is a slice")
+def refuse(reason: str, why: str) -> Callable[[re.Match], str]:
+    """A replacement that refuses what is matched, and says why."""
+
+    def replacement(match: re.Match) -> str:
+        raise UnspeakableError(reason, f"{match[0]!r} {why}")
+
+    return replacement
 
 
-def _refuse_tilde(match: re.Match) -> str:
-    raise UnspeakableError("formula", "'~' is the name of a relation here")
-
-
-def _refuse_lost_exponent(match: re.Match) -> str:
-    """The 9.3 x 1013 of a text whose 10¹³ lost its exponent."""
-    raise UnspeakableError("formula", f"{match[0]!r} may have lost an exponent")
-
-
-def _close_up(match: re.Match) -> str:
-    """[T]he -> The, attack[ed] -> attacked."""
-    return match[1] or match[2]
-
-
+LOST_EXPONENT = refuse("formula", "may have lost an exponent")  # 9.3 x 1013 was 9.3 x 10¹³
 _LENGTH = r"(?:cm|mm|m|km|ft|in|inch|inches|feet|foot|yd|yards?|meters?|miles?|mi)"
 _SIDE = r"\d+(?:\.\d+)?"
 _BIG = r"\d{1,3}(?:,\d{3})+"
@@ -152,20 +137,17 @@ FORMULAS: list[tuple[re.Pattern, Any]] = [
     (re.compile(r"\b([A-Z][A-Za-z\d()\[\]]*)\^\{?(\d?)([-+\u2212])\}?(?!\s?[\d(]|\w)"), _say_charge),
     (re.compile(rf"\b([A-Z][A-Za-z]*\d?[A-Z]?O\d)([23])([-\u2212]){_END}"), _say_charge),
     (re.compile(rf"\b([A-Z][a-z]?)([1-4])([-\u2212]){_END}"), _say_charge),
-    (
-        re.compile(rf"\b(Cl|Br|OH|NO[23]|HCO3|CN|SCN|MnO4|ClO\d?|HSO4|H2PO4|CH3COO)()([-\u2212]){_END}"),
-        _say_charge,
-    ),
+    (re.compile(rf"\b(Cl|Br|OH|NO[23]|HCO3|CN|SCN|MnO4|ClO\d?|HSO4|H2PO4|CH3COO)()([-\u2212]){_END}"), _say_charge),
     (re.compile("(?<=[\\d)\\]])\\s?\u2022\\s?(?=[\\d(])"), " × "),
     (re.compile("(\\b[A-Z][a-z]?|[)\\]])\\s?\u2022\\s?(?=[~\u00ac(\\[]|[A-Z][a-z]?\\b)"), r"\1 and "),
     (re.compile("(\\b[A-Z][a-z]?|[)\\]])\\s?\u00b7\\s?(?=[~\u00ac(\\[]|[A-Z][a-z]?\\b)"), _say_dot),
-    (re.compile(r"(?<![\d.])\d(?:\.\d+)?\s?[xX×]\s?10(?!00?\b)\d\d?(?![\d.,])"), _refuse_lost_exponent),
+    (re.compile(r"(?<![\d.])\d(?:\.\d+)?\s?[xX×]\s?10(?!00?\b)\d\d?(?![\d.,])"), LOST_EXPONENT),
     (re.compile(rf"(?<![\w.]){_SIDE}\s?[xX×]\s?{_SIDE}(?:\s?[xX×]\s?{_SIDE})?(?=[\s-]?{_LENGTH}\b)"), _say_sides),
     (re.compile(r"(?<=\))\s?[xX]\s?(?=\()|(?<=\d)[xX]\s?(?=\(\d)"), _multiply_before_bracket),
-    (re.compile(r"\[([A-Za-z])\](?=[a-z]{2})|(?<=[a-z]{2})\[(s|e?d|n|ing|er|ly)\](?!\w)"), _close_up),
+    (re.compile(r"\[([A-Za-z])\](?=[a-z]{2})|(?<=[a-z]{2})\[(s|e?d|n|ing|er|ly)\](?!\w)"), r"\1\2"),  # attack[ed]
     (re.compile(r"(?<=\s)\[([a-z][a-z' -]{0,40})\](?=[\s,.;])"), r"\1"),
     (re.compile(r"\b([A-Z]):([A-Z])\b"), r"\1 to \2"),
-    (re.compile(rf"(?<![\d/])({_BIG}|\d+)\s?/\s?({_BIG})(?![\d/])|({_BIG})\s?/\s?(\d+)(?![\d/])"), _say_over),
+    (re.compile(rf"(?<![\d/])({_BIG}|\d+)\s?/\s?({_BIG})(?![\d/])|({_BIG})\s?/\s?(\d+)(?![\d/])"), r"\1\3 over \2\4"),
     (re.compile(r"(?<=\d)\s%\s(?=\d)"), " mod "),
     (re.compile(r"(?<=\b[A-Za-z])\s[x×]\s(?=\d)"), " by "),
     (re.compile(r"(\d)\s?in\.(?=\s*(?:$|[,;)]))"), r"\1 inches"),
@@ -173,10 +155,10 @@ FORMULAS: list[tuple[re.Pattern, Any]] = [
     (re.compile(r"(?<=\d)['\u2019](?=\s(?:tall|wide|high|long|deep|by)\b)"), " feet"),
     (re.compile(r"\bP\(([^()|]+)\|([^()|]+)\)"), r"P(\1 given \2)"),
     (re.compile(r"\|[^\s|](?:[^|\n]{0,12}[^\s|])?\|"), _say_between_bars),
-    (re.compile(r"~(?=\s?(?:=|is\b|on\b))"), _refuse_tilde),
+    (re.compile(r"~(?=\s?(?:=|is\b|on\b))"), refuse("formula", "is the name of a relation here")),
     (re.compile(r"\b[01]{4}(?:\s[01]{4})+\b"), _say_digits),
     (re.compile("\u03c7(?:2|\u00b2|\\^2)"), "\u03c7 squared"),
-    (re.compile(r"(?<=\w)\[\d*:\d*\]"), _refuse_code),
+    (re.compile(r"(?<=\w)\[\d*:\d*\]"), refuse("code", "is a slice")),
     (RATIO, say_ratio),
 ]  # fmt: skip
 CALLS: list[tuple[re.Pattern, Any]] = [*[(CALL, say_call)] * 3, (re.compile(r" {2,}"), " ")]  # from within: f(g(x))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from ..errors import UnspeakableError
-from .formulas import LOGIC
+from .formulas import LOGIC, refuse
 from .units import NUMBER, PER, TIMES, UNIT_NAMES, UNITS
 
 # ---- Hyphens and dashes --------------------------------------------------------------------------------------------
@@ -19,7 +19,8 @@ DASH = re.compile(
     r"(?P<dash>\s[-\u2013]\s|[-\u2013])"
     rf"(?=(?P<right>[$€£]?(?:{NUMBER}|\.\d+)|[A-Za-z](?![^\W_]|['-])|\((?=[\d(-]|[A-Za-z]\b)))"
 )
-DASH_LEFT = re.compile(r"\d-\s?\d|\d\s-\s\d|\d\u2013\d")
+DASH_LEFT = re.compile(r"\d-\s?\d|\d\s-\s\d|\d\u2013\d")  # what no rule takes for two numbers: the 5-7 of "3,5-7"
+refuse_dash = refuse("formula", "may be a difference, a range or a number's part")
 _OPERATORS = "=+*×÷/^<>≤≥≈±√\u2212·"
 _NUMERIC = r"\s\d.()\[\]\u2013-"
 _VARIABLE = r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])"
@@ -99,11 +100,6 @@ def _is_range(match: re.Match, low: float, high: float, suffix: str, before: str
         return False
     same = (suffix in UNITS or suffix in ("%", "°")) and after.lstrip().startswith(suffix)
     return first[0] in "$€£" or same or bool(_RANGE_BEFORE.search(before) or _RANGE_AFTER.match(after))
-
-
-def refuse_dash(match: re.Match) -> str:
-    """Refuse what `replace_dash` could not take for two numbers: the 5-7 of "3,5-7"."""
-    raise UnspeakableError("formula", f"{match[0]!r} may be a difference, a range or a number's part")
 
 
 def replace_dash_between_words(match: re.Match) -> str:

@@ -18,6 +18,8 @@ import numpy as np
 from ..data.audio import TARGET_RATE, load_audio
 from ..data.word_errors import word_errors
 
+Transcriber = Callable[[Sequence[dict[str, Any]]], list[str]]
+
 
 class Recognizer(Protocol):
     """What the builder needs of speech recognition. It is pickled to every process and loads its model there."""
@@ -34,7 +36,6 @@ class TransformersRecognizer:
     device: str = "cpu"
 
     def transcribe(self, waveform: np.ndarray) -> str:
-        """What is said in a waveform (samples,) at 16 kHz."""
         (text,) = _pipeline(self.model, self.device)([{"audio": {"array": waveform, "sampling_rate": TARGET_RATE}}])
         return text
 
@@ -47,16 +48,12 @@ class FasterWhisper:
     device: str = "cpu"
 
     def transcribe(self, waveform: np.ndarray) -> str:
-        """What is said in a waveform (samples,) at 16 kHz."""
-        loaded = _faster_whisper(self.model, self.device)
-        segments, _ = loaded.transcribe(waveform, language="en", beam_size=1, temperature=0.0)
+        whisper = _faster_whisper(self.model, self.device)
+        segments, _ = whisper.transcribe(waveform, language="en", beam_size=1, temperature=0.0)
         return " ".join(segment.text.strip() for segment in segments)
 
 
-KINDS: dict[str, type[TransformersRecognizer] | type[FasterWhisper]] = {
-    "transformers": TransformersRecognizer,
-    "faster-whisper": FasterWhisper,
-}
+KINDS: dict[str, Any] = {"transformers": TransformersRecognizer, "faster-whisper": FasterWhisper}
 
 
 def recognizer(name: str, device: str = "cpu") -> Recognizer:
@@ -83,8 +80,7 @@ def word_error_rate(reference: str, transcript: str) -> float:
 
 
 @cache
-def _pipeline(model: str, device: str) -> Any:
-
+def _pipeline(model: str, device: str) -> Transcriber:
     return from_asr(model, device)
 
 
@@ -94,14 +90,10 @@ def _faster_whisper(model: str, device: str) -> Any:
         from faster_whisper import WhisperModel
     except ImportError as error:
         raise ImportError(
-            f"asr='faster-whisper:{model}': faster-whisper cannot be imported, {error}. Install it: pip install "
-            "faster-whisper."
+            f"asr='faster-whisper:{model}': it cannot be imported, {error}. Install it: pip install faster-whisper."
         ) from error
     kind = "int8" if device == "cpu" else "float16"
     return WhisperModel(model, device=device, compute_type=kind, cpu_threads=1, local_files_only=True)
-
-
-Transcriber = Callable[[Sequence[dict[str, Any]]], list[str]]
 
 
 def from_asr(model_id: str, device: Any = "cpu", batch_size: int = 8) -> Transcriber:
@@ -113,6 +105,6 @@ def from_asr(model_id: str, device: Any = "cpu", batch_size: int = 8) -> Transcr
     def transcribe(rows: Sequence[dict[str, Any]]) -> list[str]:
         # The pipeline empties the dict that it is given, hence a new one for each clip.
         clips = [{"raw": load_audio(row["audio"]), "sampling_rate": TARGET_RATE} for row in rows]
-        return [found["text"].strip() for found in recognise(clips, batch_size=batch_size)]
+        return [result["text"].strip() for result in recognise(clips, batch_size=batch_size)]
 
     return transcribe

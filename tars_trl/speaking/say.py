@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -47,11 +46,7 @@ class Speaker:
     codec: str = "opus"
 
     def check(self) -> None:
-        """See that every voice can speak.
-
-        Raises:
-            VoiceError: one cannot.
-        """
+        """See that every voice can speak, or raise a `VoiceError`."""
         for voice in self.voices:
             engine, name = split_voice(voice)
             if engine not in self.engines:
@@ -73,15 +68,13 @@ class Speaker:
         Raises:
             VoiceError: nothing can be spoken any more.
         """
-        key = row["key"]
-        voices = list(self.voices)
+        key, voices = row["key"], list(self.voices)
         random.Random(f"{self.seed}/{key}").shuffle(voices)
-        outcome: Outcome = {}
         for number in range(self.tries):
             draw = random.Random(f"{self.seed}/{key}/{number}")
             outcome = {"key": key, **self._try_voice(row, voices[number % len(voices)], draw), "tts_retries": number}
             if "reason" not in outcome:
-                return outcome
+                break
         return outcome
 
     def _try_voice(self, row: Mapping[str, Any], voice: str, draw: random.Random) -> Outcome:
@@ -92,26 +85,24 @@ class Speaker:
         except RefusedTextError as error:
             return {"reason": "refused", "detail": f"{voice}: {error}"}
         limits = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
-        problem = clip_problem(samples, rate, row["words"], **limits)
+        problem, change = clip_problem(samples, rate, row["words"], **limits), "as spoken"
+        if problem is None:
+            waveform, change = augment(finish(np.asarray(samples), rate), self.augmentation, draw)
+            # Once more: trimming makes a clip shorter, another speed or a room makes it longer.
+            problem = audio_problem(waveform, sampling_rate=TARGET_RATE, **limits)
         if problem is not None:
-            return {"reason": problem.split(":")[0], "detail": f"{voice}, {problem.partition(': ')[2]}"}
-        waveform, change = augment(finish(np.asarray(samples), rate), self.augmentation, draw)
-        # Once more: trimming makes a clip shorter, another speed or a room makes it longer.
-        problem = audio_problem(waveform, sampling_rate=TARGET_RATE, **limits)
-        if problem is not None:
-            return {
-                "reason": problem.split(":")[0],
-                "detail": f"{voice}, {change or 'trimmed'}: {problem.partition(': ')[2]}",
-            }
+            reason, _, detail = problem.partition(": ")
+            return {"reason": reason, "detail": f"{voice}, {change or 'trimmed'}: {detail}"}
         transcript, rate_of_errors = None, None
         if self.recognizer is not None:
             transcript = self.recognizer.transcribe(waveform)
             # A recogniser writes CO2 as the question does, or C O two as it was said: both are right.
-            forms = row["prompt_for_tts_tn"], row["prompt_for_tts"]
-            rate_of_errors = min(word_error_rate(form, transcript) for form in forms)
+            rate_of_errors = min(word_error_rate(row[form], transcript) for form in ASKED[2:])
             if rate_of_errors > self.max_wer:
-                detail = f"{voice}, {100 * rate_of_errors:.0f} %: heard {transcript!r}"
-                return {"reason": "word errors", "detail": detail}
+                return {
+                    "reason": "word errors",
+                    "detail": f"{voice}, {100 * rate_of_errors:.0f} %: heard {transcript!r}",
+                }
         return {
             "audio": base64.b64encode(encode(waveform, self.codec)).decode(),
             "voice": f"{engine}:{Path(name).name}" if Path(name).is_file() else voice,  # no paths of this machine
@@ -124,12 +115,7 @@ class Speaker:
 
 
 def say_all(speaker: Speaker, rows: Sequence[Mapping[str, Any]], processes: int = 1) -> Iterator[Outcome]:
-    """Speak many questions, side by side, in no order.
-
-    Raises:
-        VoiceError: nothing can be spoken any more.
-        ChildProcessError: a process was killed.
-    """
+    """Speak many questions, side by side, in no order; a `ChildProcessError` if a process was killed."""
     asked = ({name: row[name] for name in ASKED} for row in rows)
     if processes == 1:
         yield from map(speaker.say, asked)
@@ -160,11 +146,6 @@ def _take_results(done: set[Future]) -> Iterator[Outcome]:
     yield from (future.result() for future in done if future not in failed)
     for future in failed:
         future.result()
-
-
-def count_dropped(outcomes: Iterable[Outcome]) -> Counter[str]:
-    """How many were dropped, by reason."""
-    return Counter(outcome["reason"] for outcome in outcomes if "reason" in outcome)
 
 
 _speaker: Speaker  # of this process

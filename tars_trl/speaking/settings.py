@@ -31,50 +31,33 @@ class BuildSettings(QuestionSettings):
     """Settings of a build, from written questions to a spoken data set.
 
     Raises:
-        SettingError: a value that cannot work; the message says what was given, why it fails and what to do.
+        SettingError: a value that cannot work.
         VoiceError: a voice whose name does not say engine and voice.
     """
 
     subset: str | None = setting(None, "Configuration of the data set, if it has several.")
     dataset_revision: str | None = setting(None, "Commit, tag or branch of the data set on the hub.")
     held_out_split: str | None = setting(None, "Split that becomes the test set.")
-    held_out_share: float = setting(
-        0.0, "Or: share of the questions, drawn by seed and key, that becomes the test set.", least=0, most=0.99
-    )
+    held_out_share: float = setting(0.0, "Or: share of the questions that is drawn for it.", least=0, most=0.99)
     guard: list[str] = setting([], "Further data sets (ID or ID@SPLIT) whose questions must not be trained on.")
-    column_map: list[str] = setting(
-        [], "Columns under other names, theirs=ours, such as choices.text=options (a dot reaches into a column)."
-    )
+    column_map: list[str] = setting([], "Columns under other names, theirs=ours; as choices.text=options (a field).")
     keep_columns: list[str] = setting([], "Further columns to keep, such as category.")
     seed: int = setting(0, "Of draws, voices, paces and augmentation, together with a question's key.", least=0)
     instruction: str | None = setting(None, "Text that stays written in both twins.")
 
-    max_characters: int = setting(
-        MAX_CHARACTERS, "Longest question with its options; longer ones are dropped (released scripts: 2,000).", least=1
-    )
+    max_characters: int = setting(MAX_CHARACTERS, "Longest question with options (released scripts: 2,000).", least=1)
     duplicate_threshold: float = setting(
-        0.5,
-        "Likeness to a held-out question at which a training question is dropped; 1: only the same.",
-        above=0,
-        most=1,
+        0.5, "Likeness to a held-out question at which one is not trained on; 1: only the same.", above=0, most=1
     )
 
     voices: list[str] = setting([], "engine:voice, such as flite:slt hibari:heart (see tars_trl/speaking/voices.py).")
-    held_out_voices: float = setting(
-        0.0, "Share of the voices that speak test questions and no others; 0: all speak both.", least=0, most=0.99
-    )
-    pace: list[float] = setting(
-        [0.9, 1.1], "Slowest and fastest speaking rate, drawn evenly; 1 is the voice's own.", above=0
-    )
+    held_out_voices: float = setting(0.0, "Share of the voices that speak test questions alone.", least=0, most=0.99)
+    pace: list[float] = setting([0.9, 1.1], "Slowest and fastest speech, drawn evenly; 1: the voice's own.", above=0)
     tries: int = setting(3, "Tries of one question, each with the next voice, before it is dropped.", least=1)
     kokoro_folder: str = setting("", "Folder with the files of the voices kokoro:….")
     http_url: str | None = setting(None, "Address of the server of the voices http:….")
-    http_body: str = setting(
-        json.dumps(BODY), "JSON body that the server gets; {text}, {voice} and {pace} are filled in."
-    )
-    http_rate: float | None = setting(
-        None, "Most requests a second of all processes together; None for no limit.", above=0
-    )
+    http_body: str = setting(json.dumps(BODY), "JSON that the server gets; {text}, {voice} and {pace} are filled in.")
+    http_rate: float | None = setting(None, "Most requests a second of all processes; None for no limit.", above=0)
     http_timeout: float = setting(120.0, "Seconds for one request, with its whole answer.", above=0)
     http_max_megabytes: float = setting(50.0, "Largest answer, in megabytes.", above=0)
     http_tries: int = setting(5, "Requests for one text before the run ends.", least=1)
@@ -86,9 +69,7 @@ class BuildSettings(QuestionSettings):
     asr_device: str = setting("cpu", "Where the recogniser runs, such as cpu or cuda:0.")
     max_wer: float = setting(0.10, "Highest word error rate of a clip (paper: 10 % with whisper-medium).", least=0)
     min_audio_seconds: float = setting(0.5, "Shortest clip, in seconds; shorter ones are dropped.", above=0)
-    max_audio_seconds: float = setting(
-        30.0, "Longest clip, in seconds; longer ones are dropped. Audio is never truncated.", above=0
-    )
+    max_audio_seconds: float = setting(30.0, "Longest clip, in seconds; longer ones are dropped, never cut.", above=0)
     augment: float = setting(
         0.0, "Share of clips with noise, another speed or a room; the recogniser hears them so.", least=0, most=1
     )
@@ -97,14 +78,8 @@ class BuildSettings(QuestionSettings):
     codec: str = setting("opus", "Codec of the clips.", choices=tuple(CODECS))
     shard_size: int = setting(500, "Questions in a parquet file, before any is dropped.", least=1)
     processes: int = setting(1, "Processes that speak side by side.", least=1)
-    output_dir: str | None = setting(
-        None, "Folder of the data set. A build that was interrupted is continued there.", required=True
-    )
-    stage: str = setting(
-        "all",
-        "`text`, `speech`, `card`, or `all` of them one after the other.",
-        choices=("all", "text", "speech", "card"),
-    )
+    output_dir: str | None = setting(None, "Folder of the data set; what began there is continued.", required=True)
+    stage: str = setting("all", "One, or all in this order.", choices=("all", "text", "speech", "card"))
     license: str | None = setting(None, "Licence of the written questions, for the card; such as apache-2.0.")
     push_to: str | None = setting(None, "Data set id on the hub; nothing is uploaded without it.")
     public: bool = setting(False, "Upload to a public repository instead of a private one.")
@@ -128,16 +103,11 @@ class BuildSettings(QuestionSettings):
             )
         if self.held_out_split == self.split:
             raise SettingError(
-                f"split and held_out_split are both {self.split!r}: the test set would be trained on. "
-                "Give another, or held_out_share."
+                f"split and held_out_split are both {self.split!r}: the test set would be trained on. Name another."
             )
         bad = [entry for entry in self.column_map if not all(entry.partition("="))]
         if bad:
             raise SettingError(f"column_map: {bad} do not say which column is which. Write theirs=ours.")
-        self._check_voices()
-        self._check_body()
-
-    def _check_voices(self) -> None:
         if not self.voices and self.stage in ("all", "speech"):
             raise SettingError("voices is empty, so nobody speaks. Pass --voices, such as flite:slt hibari:heart.")
         if len(set(self.voices)) < len(self.voices):
@@ -150,8 +120,6 @@ class BuildSettings(QuestionSettings):
                 f"held_out_voices={self.held_out_voices} of {len(self.voices)} voices leaves none for training. Name "
                 "more voices, or set held_out_voices to 0."
             )
-
-    def _check_body(self) -> None:
         try:
             body = json.loads(self.http_body)
         except json.JSONDecodeError as error:

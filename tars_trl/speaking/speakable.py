@@ -71,16 +71,11 @@ _NOT_TEXT: list[tuple[str, re.Pattern]] = [
 class SpokenForm:
     """A question as it is written and as it is said."""
 
-    question_for_tts: str
-    """The question, its blanks named."""
-    options: list[str]
-    """The options, without the labels that the data set wrote before them."""
-    prompt_for_tts: str
-    """Question and options as the written twin shows them."""
-    words: str
-    """The same in words, with the punctuation that a voice needs."""
-    prompt_for_tts_tn: str
-    """The same in lower case and without punctuation."""
+    question_for_tts: str  # its blanks named
+    options: list[str]  # without the labels that the data set wrote before them
+    prompt_for_tts: str  # question and options as the written twin shows them
+    words: str  # the same in words, with the punctuation that a voice needs
+    prompt_for_tts_tn: str  # the same in lower case and without punctuation
 
 
 def spoken_form(question: str, options: Sequence[str], *, max_characters: int = MAX_CHARACTERS) -> SpokenForm:

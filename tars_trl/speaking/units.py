@@ -8,40 +8,21 @@ from __future__ import annotations
 import re
 
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
-_PREFIXED = {  # base unit: prefixes in use
-    "g": "k m µ n",
-    "m": "k c m µ n",
-    "L": "m c d µ",
-    "l": "m c d µ",
-    "s": "m µ n",
-    "Hz": "k M G",
-    "W": "k M G",
-    "V": "k m",
-    "A": "m µ",
-    "F": "µ n p",
-    "C": "µ n",
-    "J": "k M",
-    "N": "k µ",
-    "Pa": "k M",
-    "eV": "k M G",
-    "cal": "k",
-    "mol": "m µ n",
-    "M": "m µ n",
-    "Ω": "k M",
-    "Eq": "m",
-    "atm": "",
-}
-_NAMES = {
-    **{"g": "gram", "m": "meter", "L": "liter", "l": "liter", "s": "second", "Hz": "hertz", "W": "watt", "V": "volt"},
-    **{"A": "ampere", "F": "farad", "C": "coulomb", "J": "joule", "N": "newton", "Pa": "pascal", "eV": "electronvolt"},
-    **{"cal": "calorie", "mol": "mole", "M": "molar", "Ω": "ohm", "Eq": "equivalent", "atm": "atmosphere"},
+_BASES = {  # unit: its name, and the prefixes in use
+    **{"g": ("gram", "kmµn"), "m": ("meter", "kcmµn"), "L": ("liter", "mcdµ")},
+    **{"l": ("liter", "mcdµ"), "s": ("second", "mµn"), "Hz": ("hertz", "kMG")},
+    **{"W": ("watt", "kMG"), "V": ("volt", "km"), "A": ("ampere", "mµ")},
+    **{"F": ("farad", "µnp"), "C": ("coulomb", "µn"), "J": ("joule", "kM")},
+    **{"N": ("newton", "kµ"), "Pa": ("pascal", "kM"), "eV": ("electronvolt", "kMG")},
+    **{"cal": ("calorie", "k"), "mol": ("mole", "mµn"), "M": ("molar", "mµn")},
+    **{"Ω": ("ohm", "kM"), "Eq": ("equivalent", "m"), "atm": ("atmosphere", "")},
 }
 _PREFIXES = {"k": "kilo", "c": "centi", "m": "milli", "d": "deci", "µ": "micro", "n": "nano", "p": "pico"}
 _PREFIXES |= {"M": "mega", "G": "giga"}
 _LETTERS = {"A", "F", "C", "M", "Eq"}  # no units by themselves: 3 A and 25 C may be anything
-UNITS = {base: _NAMES[base] for base in _PREFIXED if base not in _LETTERS}
-for _base, _prefixes in _PREFIXED.items():
-    UNITS |= {prefix + _base: _PREFIXES[prefix] + _NAMES[_base] for prefix in _prefixes.split()}
+UNITS = {base: name for base, (name, _) in _BASES.items() if base not in _LETTERS}
+for _base, (_name, _prefixes) in _BASES.items():
+    UNITS |= {prefix + _base: _PREFIXES[prefix] + _name for prefix in _prefixes}
 UNITS |= {"\u03bc" + unit[1:]: name for unit, name in UNITS.items() if unit[0] == "µ"}  # the Greek letter, not the sign
 UNITS |= {  # without "in": after a number it is nearly always the preposition
     **{"mph": "mile per hour", "rpm": "revolution per minute", "ft": "foot", "mi": "mile", "yd": "yard"},
@@ -70,6 +51,7 @@ _LABEL = re.compile(
     r"\b(?:section|sec\.|part|figure|table|room|class|type|grade|question|chapter|article|form|group|gate|no\.)\s*$",
     re.IGNORECASE,
 )
+_ORBITAL = re.compile(r"\s(?:orbital|electron|sub-?shell|shell|state)|,?\s(?:and\s)?[2-7][spdf]")
 _ARTICLE = re.compile(r"\b(?:an?|one|each|every|this|that|another)\s$", re.IGNORECASE)
 NOUN = re.compile(
     r"\s(?!(?:to|for|in|of|on|at|per|and|or|from|by|as|with|into|when|if|than|but|who|which|that|was|were|is|are|has"
@@ -90,10 +72,8 @@ def name_unit(match: re.Match) -> str:
             return match[0]
         if match[2] == key and (re.match(r"\s?[-+*=(^]", after) or re.search(r"[-+*=(^]\s?$", before)):
             return match[0]  # 2m + 3n
-        if match[2] == "s" and re.match(
-            r"\s(?:orbital|electron|sub-?shell|shell|state)|,?\s(?:and\s)?[2-7][spdf]", after
-        ):
-            return match[0]  # the 1s orbital
+        if match[2] == "s" and _ORBITAL.match(after):  # the 1s orbital
+            return match[0]
     if (match[3] or "") in "23" and match[3] and not key.endswith(("m", "ft", "s", "mi")):  # 9 V2 is no area
         return match[0]
     alone = match[1] == "1" or (_ARTICLE.search(before) and NOUN.match(after))  # a 2 liter flask
@@ -108,7 +88,7 @@ COMPOUND = re.compile(
 
 def name_compound_unit(match: re.Match) -> str:
     """3 J s -> 3 joule seconds, 0.5 kg m/s -> 0.5 kilogram meters per second."""
-    first = (UNITS | _NAMES)[match[2]]
+    first = UNITS.get(match[2]) or _BASES[match[2]][0]
     return f"{match[1]} {first} {_plural(DENOMINATORS[match[3]])}{_name_denominators(match[4])}"
 
 
@@ -162,13 +142,10 @@ def name_quotient(match: re.Match) -> str:
 
 
 def _plural(name: str) -> str:
-    first, *rest = name.split(" ")
-    return " ".join(
-        [
-            {"foot": "feet", "hertz": "hertz"}.get(first, first if first.endswith(("molar", "hertz")) else first + "s"),
-            *rest,
-        ]
-    )
+    first, space, rest = name.partition(" ")
+    if not first.endswith(("molar", "hertz")):
+        first = "feet" if first == "foot" else first + "s"
+    return first + space + rest
 
 
 def _name_denominators(text: str) -> str:

@@ -35,6 +35,7 @@ from ..errors import AudioError, RefusedTextError, VoiceError
 
 Speech = tuple[np.ndarray, int]
 """A waveform (samples,) as float32 with full scale 1.0, and its rate in Hz."""
+PROGRAM_SECONDS = 60.0  # for one text
 
 
 class Engine(Protocol):
@@ -60,45 +61,32 @@ class Engine(Protocol):
 class Flite:
     """flite, a small system package. Its licence is BSD-like."""
 
-    timeout: float = 60.0
-    """Seconds for one text."""
-
     def check(self, voice: str) -> None:
-        """See that flite is there and has the voice."""
-        _installed("flite", f"flite:{voice}", "flite")
+        _installed("flite", voice)
         listed = subprocess.run(["flite", "-lv"], capture_output=True, text=True, check=False).stdout
         names = listed.rpartition(":")[2].split()
         if voice not in names:
             raise VoiceError(f"flite:{voice}: this flite has the voices {', '.join(names)}. Name one of them.")
 
     def speak(self, text: str, voice: str, pace: float) -> Speech:
-        """Say `text` in a process of its own."""
         command = ["flite", "-voice", voice, "--setf", f"duration_stretch={1 / pace}", "-t", text]
-        return _piped([*command, "-o", "/dev/stdout"], None, self.timeout)
+        return _piped([*command, "-o", "/dev/stdout"])
 
 
 @dataclass(frozen=True)
 class EspeakNg:
     """espeak-ng, a small system package (GPL-3): robotic, but in many variants such as `en-us+m3`."""
 
-    words_per_minute: int = 160
-    """At a pace of 1."""
-    timeout: float = 60.0
-    """Seconds for one text."""
-
     def check(self, voice: str) -> None:
-        """See that espeak-ng is there and knows the voice."""
-        _installed("espeak-ng", f"espeak-ng:{voice}", "espeak-ng")
-        command = ["espeak-ng", "-v", voice, "-q", "a"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        _installed("espeak-ng", voice)
+        done = subprocess.run(["espeak-ng", "-v", voice, "-q", "a"], capture_output=True, text=True, check=False)
         if done.returncode:
             why = done.stderr.strip() or f"exit status {done.returncode}"
             raise VoiceError(f"espeak-ng:{voice}: {why}. Name one that `espeak-ng --voices=en` lists.")
 
     def speak(self, text: str, voice: str, pace: float) -> Speech:
-        """Say `text` in a process of its own."""
-        speed = str(round(self.words_per_minute * pace))
-        return _piped(["espeak-ng", "-v", voice, "-s", speed, "--stdin", "--stdout"], text, self.timeout)
+        speed = str(round(160 * pace))  # words per minute
+        return _piped(["espeak-ng", "-v", voice, "-s", speed, "--stdin", "--stdout"], text)
 
 
 @dataclass(frozen=True)
@@ -106,7 +94,6 @@ class Hibari:
     """hibari-tts (Apache-2.0): one very clear voice inside the package, about 100 times faster than speech."""
 
     def check(self, voice: str) -> None:
-        """See that the package is there and knows the voice."""
         _imported("hibari", f"hibari:{voice}", 'pip install "tars-trl[data]"')
         from hibari.voices import VOICES
 
@@ -114,9 +101,8 @@ class Hibari:
             raise VoiceError(f"hibari:{voice}: it has the voices {', '.join(VOICES)}. Name one of them.")
 
     def speak(self, text: str, voice: str, pace: float) -> Speech:
-        """Say `text`; its noise is seeded."""
         loaded = _hibari(voice)
-        return np.asarray(loaded(text, speed=pace, seed=0), dtype=np.float32), loaded.sample_rate
+        return np.asarray(loaded(text, speed=pace, seed=0), dtype=np.float32), loaded.sample_rate  # its noise is seeded
 
 
 @dataclass(frozen=True)
@@ -124,15 +110,14 @@ class Piper:
     """piper-tts (GPL-3). A voice is the path of its .onnx file, whose .onnx.json lies beside it."""
 
     def check(self, voice: str) -> None:
-        """See that the package and the voice's files are there."""
         _imported("piper", f"piper:{voice}", "pip install piper-tts")
         for path in (voice, f"{voice}.json"):
             _is_file(path, f"piper:{voice}", "Give the path of a voice's .onnx file")
 
     def speak(self, text: str, voice: str, pace: float) -> Speech:
-        """Say `text`, without the noise that piper draws anew at every call: a run has to repeat exactly."""
         from piper import SynthesisConfig
 
+        # Without the noise that piper draws anew at every call: a run has to repeat exactly.
         settings = SynthesisConfig(length_scale=1 / pace, noise_scale=0.0, noise_w_scale=0.0)
         chunks = list(_piper(voice).synthesize(text, settings))
         if not chunks:
@@ -152,25 +137,21 @@ class Kokoro:
     folder: str = ""
 
     def check(self, voice: str) -> None:
-        """See that the packages and the files are there."""
         for module in ("hibari", "onnxruntime"):
             _imported(module, f"kokoro:{voice}", 'pip install "tars-trl[data]"')
         for name in ("model.onnx", "vocab.json", f"voices/{voice}.bin"):
-            _is_file(os.path.join(self.folder, name), f"kokoro:{voice}", "Set kokoro_folder to a folder that has it")
+            _is_file(f"{self.folder}/{name}", f"kokoro:{voice}", "Set kokoro_folder to a folder that has it")
 
     def speak(self, text: str, voice: str, pace: float) -> Speech:
-        """Say `text`, sentence by sentence."""
         session, vocabulary, british, american = _kokoro(self.folder)
-        styles = _kokoro_voice(self.folder, voice)
+        styles = np.fromfile(Path(self.folder, "voices", f"{voice}.bin"), dtype=np.float32).reshape(-1, 256)
         spoken = []
         for phonemes in (british if voice.startswith("b") else american).phonemize(text):
             ids = [vocabulary[phoneme] for phoneme in phonemes if phoneme in vocabulary]
             style = styles[min(len(ids), len(styles) - 1)][None]  # (1, 256)
-            given = {"style": style, "speed": np.array([pace], dtype=np.float32)}
-            tokens = np.array([[0, *ids, 0]], dtype=np.int64)
-            names = {entry.name for entry in session.get_inputs()}
-            given["tokens" if "tokens" in names else "input_ids"] = tokens
-            spoken.append(session.run(None, given)[0].reshape(-1))
+            tokens = "tokens" if "tokens" in {entry.name for entry in session.get_inputs()} else "input_ids"
+            inputs = {tokens: np.array([[0, *ids, 0]]), "style": style, "speed": np.array([pace], dtype=np.float32)}
+            spoken.append(session.run(None, inputs)[0].reshape(-1))
         if not spoken:
             raise RefusedTextError(f"kokoro made nothing of {text!r}")
         return np.concatenate(spoken).astype(np.float32), 24_000
@@ -220,9 +201,7 @@ class HttpEngine:
         except httpx.InvalidURL:
             address = httpx.URL()
         if address.scheme not in ("http", "https") or not address.host:
-            raise VoiceError(
-                f"url={self.url!r} is no address of a server. Give one that starts with http:// or https://."
-            )
+            raise VoiceError(f"url={self.url!r} is no address of a server. Give one that starts with http(s)://.")
         self._shown = str(address.copy_with(userinfo=b"", query=None))  # without a name, a password or a key
         rate = 1.0 if self.requests_per_second is None else self.requests_per_second
         if self.tries < 1 or self.timeout <= 0 or rate <= 0 or self.backoff < 0:
@@ -240,9 +219,7 @@ class HttpEngine:
 
     def speak(self, text: str, voice: str, pace: float) -> Speech:
         """Post `text`, with retries; the answer at 16 kHz."""
-        body = _fill(dict(self.body), {"text": text, "voice": voice, "pace": pace})
-        token = self._token()
-        why = ""
+        body, token, why = _fill(self.body, {"text": text, "voice": voice, "pace": pace}), self._token(), ""
         for number in range(self.tries):
             self._wait_for_turn()
             asked = ""
@@ -337,12 +314,7 @@ def _fill(template: Any, values: Mapping[str, Any]) -> Any:
 
 # ---- Names ---------------------------------------------------------------------------------------------------------
 
-LOCAL_ENGINES: dict[str, Engine] = {
-    "flite": Flite(),
-    "espeak-ng": EspeakNg(),
-    "hibari": Hibari(),
-    "piper": Piper(),
-}
+LOCAL_ENGINES: dict[str, Engine] = {"flite": Flite(), "espeak-ng": EspeakNg(), "hibari": Hibari(), "piper": Piper()}
 
 
 def split_voice(voice: str) -> tuple[str, str]:
@@ -360,9 +332,11 @@ def split_voice(voice: str) -> tuple[str, str]:
 # ---- Loading -------------------------------------------------------------------------------------------------------
 
 
-def _installed(program: str, voice: str, package: str) -> None:
+def _installed(program: str, voice: str) -> None:
     if shutil.which(program) is None:
-        raise VoiceError(f"{voice}: there is no {program} on this machine. Install it: apt-get install {package}.")
+        raise VoiceError(
+            f"{program}:{voice}: there is no {program} on this machine. Install it: apt-get install {program}."
+        )
 
 
 def _imported(module: str, voice: str, remedy: str) -> None:
@@ -399,25 +373,18 @@ def _kokoro(folder: str) -> tuple[Any, dict[str, int], Any, Any]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # processes run side by side
-    path = os.path.join(folder, "model.onnx")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
     vocabulary = json.loads(Path(folder, "vocab.json").read_text(encoding="utf-8"))["vocab"]
     # hibari's own model is loaded with it, 8 MB; only the phonemes are used.
     return session, vocabulary, Phonemizer(g2p=G2P(british=True)), Phonemizer(g2p=G2P())
 
 
-@cache
-def _kokoro_voice(folder: str, voice: str) -> np.ndarray:
-    return np.fromfile(Path(folder, "voices", f"{voice}.bin"), dtype=np.float32).reshape(-1, 256)
-
-
-def _piped(command: list[str], text: str | None, timeout: float) -> Speech:
+def _piped(command: list[str], text: str = "") -> Speech:
     """Run a program that writes a wav file to its output."""
-    given = None if text is None else text.encode()
     try:
-        done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=timeout)
+        done = subprocess.run(command, input=text.encode(), capture_output=True, check=False, timeout=PROGRAM_SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise RefusedTextError(f"{command[0]} did not end within {timeout:g} s") from error
+        raise RefusedTextError(f"{command[0]} did not end within {PROGRAM_SECONDS:g} s") from error
     # Written to a pipe, the lengths in the header are not to be trusted, and the samples follow its 44 bytes.
     wav = done.stdout
     if done.returncode or len(wav) <= 44:

@@ -140,16 +140,9 @@ def _say_money(match: re.Match) -> str:
         attribute = _DETERMINER.search(match.string[: match.start()]) and NOUN.match(match.string[match.end() :])
         one = (match[2] == "1" and not match[3]) or attribute
         return f"{match[2]}{' ' + match[3] if match[3] else ''} {name if one else name + 's'}"
-    small = "penny pence" if name == "pound" else "cent cents"
-    said = f"{amount} {name if amount == '1' else name + 's'}"
-    if not int(cents):
-        return said
-    change = f"{int(cents)} {small.split()[int(cents) != 1]}"
-    return change if amount == "0" else f"{said} and {change}"
-
-
-def _say_vulgar(match: re.Match) -> str:
-    return f"{match[1]} and {_VULGAR[match[2]]}" if match[1] else f" {_VULGAR[match[2]]}"
+    small = ("penny", "pence") if name == "pound" else ("cent", "cents")
+    said = [f"{amount} {name if amount == '1' else name + 's'}"] if amount != "0" or not int(cents) else []
+    return " and ".join([*said, *([f"{int(cents)} {small[int(cents) != 1]}"] if int(cents) else [])])
 
 
 _SCORE = re.compile(r"\b(?:grade|score[ds]?|rated|rating|strength|pain)\b[^.,;:]{0,30}$", re.IGNORECASE)
@@ -176,8 +169,7 @@ def _say_power(match: re.Match) -> str:
 
 def _say_formula(match: re.Match) -> str:
     """H2O -> H 2 O; anything without a digit stays."""
-    text = match[0]
-    return " ".join(re.findall(r"[A-Z][a-z]?|\d+", text)) if any(c.isdigit() for c in text) else text
+    return " ".join(re.findall(r"[A-Z][a-z]?|\d+", match[0])) if re.search(r"\d", match[0]) else match[0]
 
 
 def _replace_all(entries: dict[str, str], before: str = "", after: str = "") -> tuple[re.Pattern, Callable]:
@@ -188,16 +180,16 @@ def _replace_all(entries: dict[str, str], before: str = "", after: str = "") -> 
 
 ABBREVIATIONS = {
     **{"e.g.": "for example", "i.e.": "that is", "etc.": "et cetera", "vs.": "versus", "cf.": "compare"},
+    **{"approx.": "approximately", "ca.": "circa", "Dr.": "Doctor", "Mr.": "Mister", "Mrs.": "Missus", "Ms.": "Miz"},
     **{
-        "approx.": "approximately",
-        "ca.": "circa",
-        "Dr.": "Doctor",
-        "Mr.": "Mister",
-        "Mrs.": "Missus",
-        "Ms.": "Miz",
+        "Prof.": "Professor",
+        "Jr.": "Junior",
+        "Sr.": "Senior",
         "St.": "Saint",
+        "U.S.": "U S",
+        "U.K.": "U K",
+        "Fig.": "Figure",
     },
-    **{"Prof.": "Professor", "Jr.": "Junior", "Sr.": "Senior", "U.S.": "U S", "U.K.": "U K", "Fig.": "Figure"},
     **{"and/or": "and or", "s/he": "she or he", "w/o": "without", "N/A": "not applicable", "n/a": "not applicable"},
 }
 SYMBOLS = {
@@ -216,19 +208,16 @@ _LATEX = {
     **{r"\left": "", r"\right": "", r"\,": " ", r"\;": " ", r"\degree": "°", r"\circ": "°"},
     **{rf"\{word}": f" {word} " for word in GREEK.values()},
 }
-_SUPERSCRIPTS = {"⁰": "0", "¹": "1", "²": "2", "³": "3", "⁴": "4", "⁵": "5", "⁶": "6", "⁷": "7", "⁸": "8", "⁹": "9"}
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅛": "1/8"}
 _ROMAN = {"II": "2", "III": "3", "VI": "6", "VII": "7", "VIII": "8", "IX": "9", "XI": "11", "XII": "12"}
 _PLACED = r"\b((?:[Ww]ar|[Tt]ype|[Pp]hase|[Pp]art|[Aa]rticle|[Tt]itle|[Aa]ct|[Cc]hapter|[Ss]tage|[Cc]lass) )"
 
-_MONTHS = {
-    name[:3]: name
-    for name in (
-        *("January", "February", "March", "April", "May", "June", "July"),
-        *("August", "September", "October", "November", "December"),
-    )
-}
-_MONTHS |= {name: name for name in _MONTHS.values()} | {"Sept": "September"}
+_MONTH_NAMES = (
+    *("January", "February", "March", "April", "May", "June", "July"),
+    *("August", "September", "October", "November", "December"),
+)
+_MONTHS = {name: name for name in _MONTH_NAMES} | {name[:3]: name for name in _MONTH_NAMES} | {"Sept": "September"}
 _MONTH = f"({'|'.join(sorted(_MONTHS, key=len, reverse=True))})\\b"
 
 # In this order: what a later rule would take apart comes first.
@@ -257,12 +246,15 @@ _RULES: list[tuple[re.Pattern, Any]] = [
     _replace_all(_LATEX, after=r"(?![a-z])"),
     *CALLS,
     (INVERSE, name_inverse_units),
-    (re.compile(f"([{''.join(_SUPERSCRIPTS)}]+)(?=[\u207a\u207b])"), r" \1"),  # the charge of an ion
+    (re.compile(f"([{_SUPERSCRIPTS}]+)(?=[\u207a\u207b])"), r" \1"),  # the charge of an ion
     (
-        re.compile(f"(\u207b?)([{''.join(_SUPERSCRIPTS)}]+)(?![\u207a\u207b])"),
-        lambda match: "^" + "-" * len(match[1]) + "".join(_SUPERSCRIPTS[c] for c in match[2]),
+        re.compile(f"(\u207b?)([{_SUPERSCRIPTS}]+)(?![\u207a\u207b])"),
+        lambda match: "^" + "-" * len(match[1]) + unicodedata.normalize("NFKC", match[2]),
     ),
-    (re.compile(f"(\\d?)\\s?([{''.join(_VULGAR)}])"), _say_vulgar),
+    (
+        re.compile(f"(\\d?)\\s?([{''.join(_VULGAR)}])"),
+        lambda match: f"{match[1]}{' and' if match[1] else ''} {_VULGAR[match[2]]}",
+    ),
     _replace_all(ABBREVIATIONS, before=r"(?<![\w.])", after=r"(?!\w)"),
     (HYPHENED, name_hyphened_unit),
     (re.compile(rf"\b([0-3]?\d)-{_MONTH}"), lambda match: f"{_MONTHS[match[2]]} {spell(int(match[1]), 'ordinal')}"),
@@ -272,10 +264,7 @@ _RULES: list[tuple[re.Pattern, Any]] = [
     (re.compile(r"\s\u2013\s"), ", "),
     (re.compile(_PLACED + r"(IV|V|I)\b"), lambda match: match[1] + {"I": "1", "IV": "4", "V": "5"}[match[2]]),
     _replace_all(_ROMAN, before=r"\b", after=r"\b"),
-    (
-        re.compile(rf"([$€£])\s?({NUMBER})(?:\s(thousand|million|billion|trillion)\b)?"),
-        _say_money,
-    ),
+    (re.compile(rf"([$€£])\s?({NUMBER})(?:\s(thousand|million|billion|trillion)\b)?"), _say_money),
     (re.compile(r"\b(\d{3}0)'?s\b"), _say_decade),
     (
         re.compile(r"(?<!for )(?<!after )(?<!every )(?<!takes )(?<!take )(?<![=\d.] )(?<![=\d.,])'?\b([2-9]0)'?s\b"),

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from ..data.questions import load_questions
@@ -39,13 +41,15 @@ def written_rows(settings: BuildSettings) -> tuple[dict[str, Dataset], dict[str,
     elif settings.held_out_share:
         questions_of["train"], questions_of["test"] = _split(questions_of["train"], settings)
     guarded = [_text(row) for row in questions_of.get("test", ())]
-    guarded += [text for name in settings.guard for text in _guarded_texts(name)]
+    for source, _, split in (name.partition("@") for name in settings.guard):
+        further = load_questions(source, split or "test", audio_required=False, strict=False)
+        guarded += [_text(row) for row in further.select_columns(["question", "options"])]
     rows: dict[str, Dataset] = {}
     dropped: dict[str, list[Dropped]] = {}
     for split, questions in questions_of.items():
         kept, dropped[split] = _put_rows_into_words(questions, settings)
         if split == "train":
-            kept, leaking = drop_leaks(kept, guarded, settings.duplicate_threshold)
+            kept, leaking = _drop_leaks(kept, guarded, settings.duplicate_threshold)
             dropped[split] += leaking
         if not kept:
             reasons = ", ".join(sorted({entry["reason"] for entry in dropped[split]}))
@@ -57,17 +61,11 @@ def written_rows(settings: BuildSettings) -> tuple[dict[str, Dataset], dict[str,
     return rows, dropped
 
 
-def drop_leaks(rows: Sequence[Row], guarded: Sequence[str], threshold: float) -> tuple[list[Row], list[Dropped]]:
+def _drop_leaks(rows: Sequence[Row], guarded: Sequence[str], threshold: float) -> tuple[list[Row], list[Dropped]]:
     """Rows that are not nearly one of the guarded questions, and the others as dropped."""
-    leaks = near_duplicates([_text(row) for row in rows], guarded, threshold=threshold) if guarded else {}
-    dropped = [
-        {
-            "key": rows[number]["key"],
-            "reason": "held out",
-            "detail": f"similarity {similarity:.2f} to {guarded[other]!r}",
-        }
-        for number, (other, similarity) in leaks.items()
-    ]
+    leaks = near_duplicates([_text(row) for row in rows], guarded, threshold=threshold)
+    details = {n: f"similarity {similarity:.2f} to {guarded[other]!r}" for n, (other, similarity) in leaks.items()}
+    dropped = [{"key": rows[n]["key"], "reason": "held out", "detail": detail} for n, detail in details.items()]
     return [row for number, row in enumerate(rows) if number not in leaks], dropped
 
 
@@ -96,22 +94,11 @@ def _load(settings: BuildSettings, split: str) -> Dataset:
     return questions.select_columns([*CORE, *(name for name in settings.keep_columns if name not in CORE)])
 
 
-def _split(questions: Dataset, settings: BuildSettings) -> tuple[Dataset, Dataset]:
-    """(train, test) by a draw that depends on the seed and the key alone, so that new questions move no old one."""
-    share = settings.held_out_share
-    held_out = [random.Random(f"{settings.seed}/held out/{key}").random() < share for key in questions["key"]]
-    numbers = range(len(questions))
-    return (
-        questions.select([number for number in numbers if not held_out[number]]),
-        questions.select([number for number in numbers if held_out[number]]),
-    )
-
-
-def _guarded_texts(name: str) -> list[str]:
-    """Texts of a further data set, `ID` or `ID@SPLIT` (test if it names none), that `load_questions` reads as it is."""
-    source, _, split = name.partition("@")
-    rows = load_questions(source, split or "test", audio_required=False, strict=False)
-    return [_text(row) for row in rows.select_columns(["question", "options"])]
+def _split(questions: Dataset, settings: BuildSettings) -> list[Dataset]:
+    """Train and test by a draw that depends on the seed and the key alone, so that new questions move no old one."""
+    draws = [random.Random(f"{settings.seed}/held out/{key}").random() for key in questions["key"]]
+    held_out = np.array(draws) < settings.held_out_share
+    return [questions.select(np.flatnonzero(chosen)) for chosen in (~held_out, held_out)]
 
 
 def _put_rows_into_words(questions: Dataset, settings: BuildSettings) -> tuple[list[Row], list[Dropped]]:
@@ -123,19 +110,9 @@ def _put_rows_into_words(questions: Dataset, settings: BuildSettings) -> tuple[l
             form = spoken_form(row["question"], row["options"], max_characters=settings.max_characters)
         except UnspeakableError as error:
             dropped.append({"key": row["key"], "reason": error.reason, "detail": str(error)})
-            continue
-        prompt = build_prompt(form.prompt_for_tts, system, settings.instruction)
-        kept.append(
-            {
-                **row,
-                "options": form.options,
-                "prompt": prompt,
-                "question_for_tts": form.question_for_tts,
-                "prompt_for_tts": form.prompt_for_tts,
-                "prompt_for_tts_tn": form.prompt_for_tts_tn,
-                "words": form.words,
-            }
-        )
+        else:
+            prompt = build_prompt(form.prompt_for_tts, system, settings.instruction)
+            kept.append({**row, "prompt": prompt, **asdict(form)})
     return kept, dropped
 
 

@@ -574,7 +574,7 @@ class TestPathsOfClips:
         else:
             rows = [row | {"audio": {"bytes": None, "path": row["audio"]}} for row in rows]
             Dataset.from_list(rows).to_parquet(folder / "train.parquet")
-        with pytest.raises(QuestionError, match="(?s)row 'q1', audio: .* leads to .*audio_anywhere=True") as refused:
+        with pytest.raises(QuestionError, match="(?s)row 'q1', audio: .* leads to .*audio_anywhere: true") as refused:
             load_questions(folder)
         assert "'q0'" not in str(refused.value)
         assert len(load_questions(folder, audio_anywhere=True)) == 2
