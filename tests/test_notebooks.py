@@ -35,10 +35,10 @@ def run(make_trainer, tiny, tmp_path, monkeypatch):
         lambda text, options: None if len(text) % 2 else 0,
     )
     for name in ("before", "after"):
-        settings = {"limit": 3, "max_new_tokens": 6, "batch_size": 3, "log_samples": True, "use_cpu": True}
+        settings = {"limit": 3, "max_completion_length": 6, "batch_size": 3, "log_samples": True, "use_cpu": True}
         evaluate(
             EvaluationSettings(
-                model=str(base), tasks=[str(data)], split=["train"], output_path=str(folder / "evaluation" / name),
+                model=str(base), tasks=[str(data)], split=["train"], output_dir=str(folder / "evaluation" / name),
                 **settings,
             )
         )  # fmt: skip

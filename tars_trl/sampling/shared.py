@@ -70,11 +70,9 @@ def share_out(
     found: dict[str, Line] = {}
     if state.is_main_process:
         files = sorted(folder.glob(f"{stem}.*.jsonl"))
-        if overwrite:
-            for file in files:
-                file.unlink()
-        else:
-            found = journal.read_lines(files)
+        for file in files if overwrite else ():
+            file.unlink()
+        found = {} if overwrite else journal.read_lines(files)
     (found,) = broadcast_object_list([found])
     batches = [range(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)]
     missing = [batch for batch in batches if any(keys[place] not in found for place in batch)]
@@ -104,14 +102,9 @@ class SamplingSettings(DecodingSettings, AudioSettings, QuestionSettings, AskedM
 def chosen_questions(settings: SamplingSettings) -> Dataset:
     """Its questions, those of `limit` drawn with the seed, every clip checked; audio undecoded."""
     limit: Any = settings.limit
+    some: dict[str, Any] = {} if limit is None else {"limit": limit if limit < 1 else int(limit), "seed": settings.seed}
     with PartialState().main_process_first():
-        rows = load_questions(
-            settings.dataset or "",
-            settings.split,
-            system_prompt=settings.system_prompt,
-            limit=limit if limit is None or limit < 1 else int(limit),
-            seed=None if limit is None else settings.seed,
-        )
+        rows = load_questions(settings.dataset or "", settings.split, system_prompt=settings.system_prompt, **some)
     return check_audio(rows, max_seconds=settings.max_audio_seconds, on_error=settings.on_bad_audio)
 
 
@@ -190,12 +183,9 @@ def check_place(name: str, value: str | None, revision: str | None = None) -> No
 
 
 def write_parquet(rows: Dataset, columns: Dataset, place: Path) -> None:
-    """Write rows, audio inside, and their new columns as one parquet file, which is there when it is whole.
+    """Write questions, audio inside, and as many rows of new columns, which replace those of the same names, as a file.
 
-    Args:
-        rows: questions; their columns of the same names are replaced.
-        columns: as many rows.
-        place: the file; folders are made.
+    It is there when it is whole; its folders are made.
     """
     rows = rows.remove_columns([name for name in columns.column_names if name in rows.column_names])
     schema = Features({**rows.features, **columns.features}).arrow_schema
