@@ -51,11 +51,7 @@ STYLE = {
 
 
 def check_matplotlib() -> None:
-    """See that figures can be drawn, before anything expensive is done.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
+    """See that figures can be drawn, before anything expensive is done; an ImportError says how to bring matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError(
             "Figures are drawn with matplotlib, which is not installed. Bring it with: pip install 'matplotlib>=3.8'"
@@ -71,8 +67,7 @@ def _styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
         import matplotlib
 
         with matplotlib.rc_context(STYLE):
-            figure = draw(*args, **kwargs)
-        return figure
+            return draw(*args, **kwargs)
 
     return styled
 
@@ -89,27 +84,25 @@ def plot_gap(runs: LoggedRun | Sequence[LoggedRun], smooth: int = 10) -> "Figure
     figure, (left, right) = _figure(10, 3.8, 2)
     for number, (name, run) in enumerate(zip(names_apart(runs), runs, strict=True)):
         metrics, line = metrics_frame(run), LINES[number % len(LINES)]
-        for column in accuracy_columns(metrics):
-            modality = column.split("/")[0]
-            label = modality if number == 0 else None
-            _curve(left, 100 * metrics[column], smooth, modality, line, label, band=len(runs) == 1)
-        if "gap/accuracy" in metrics:
-            _curve(right, 100 * metrics["gap/accuracy"], smooth, "gap", line, name, band=len(runs) == 1)
+        accuracy_columns(metrics)  # there has to be one
         for axes, kind in ((left, "speech"), (left, "text"), (right, "gap")):
+            if (column := f"{kind}/accuracy") in metrics:
+                label = name if kind == "gap" else kind if number == 0 else None
+                _curve(axes, 100 * metrics[column], smooth, kind, line, label, band=len(runs) == 1)
             for ending, filled in (("", "white"), ("_greedy", COLORS[kind])):
                 if (column := f"eval_{kind}/accuracy{ending}") in metrics:
                     measured = 100 * metrics[column].dropna()
                     label = f"{kind}, held out{ending.replace('_', ', ')}" if number == 0 else None
                     style = {"color": COLORS[kind], "marker": MARKERS[kind], "markerfacecolor": filled}
                     axes.plot(measured.index, measured, line, linewidth=1.2, label=label, **style)
-    left.set(title="Accuracy", xlabel="training step", ylabel="accuracy (%)", ylim=(0, 102))
-    right.set(title="Modality gap (text - speech)", xlabel="training step", ylabel="gap (percentage points)")
+    left.set(title="Accuracy", ylabel="accuracy (%)", ylim=(0, 102))
+    right.set(title="Modality gap (text - speech)", ylabel="gap (percentage points)")
     right.axhline(0, color="#888888", linewidth=1)
     left.legend(loc="lower right")
     if right.get_legend_handles_labels()[0]:
         right.legend(loc="best")
     for axes in (left, right):
-        _whole_steps(axes)
+        _whole_steps(axes, "training step")
     return figure
 
 
@@ -199,8 +192,8 @@ def plot_drift(stats: Mapping[str, "LayerStats"], pooled: Mapping[str, "LayerSta
             axes.plot(places, layers["means"], line, color=color, marker="osD^vP"[number % 6], markersize=4, label=name)
             axes.fill_between(places, layers["ci_lower"], layers["ci_upper"], color=color, alpha=0.2, linewidth=0)
         axes.axhline(1, color="#888888", linewidth=1)  # here speech and text are the same
-        axes.set(title=title, xlabel="decoder layer")
-        _whole_steps(axes)
+        axes.set(title=title)
+        _whole_steps(axes, "decoder layer")
     grid.flat[0].set_ylabel("cosine of speech and text")
     grid.flat[0].legend(loc="best")
     return figure
@@ -275,11 +268,7 @@ def _curve(axes: "Axes", values: "Series", smooth: int, kind: str, line: str, la
 
 
 def _panels(run: LoggedRun, smooth: int, trainer: str, panels: Sequence[Panel]) -> "Figure":
-    """One small axis for each panel of which the run logged something.
-
-    Raises:
-        NotLoggedError: it logged nothing of them.
-    """
+    """One small axis for each panel of which the run logged something; a NotLoggedError if that is none."""
     metrics = metrics_frame(run)
     logged = [panel for panel in panels if any(column in metrics for column in panel[2].values())]
     if not logged:
@@ -291,8 +280,8 @@ def _panels(run: LoggedRun, smooth: int, trainer: str, panels: Sequence[Panel]) 
         for kind, column in kinds.items():
             if column in metrics:
                 _curve(axes, metrics[column], smooth, kind, "-", kind if kind in BOTH else None, band=True)
-        axes.set(title=title, xlabel="training step", ylabel=unit, ylim=limits)
-        _whole_steps(axes)
+        axes.set(title=title, ylabel=unit, ylim=limits)
+        _whole_steps(axes, "training step")
     for axes in grid.flat[len(logged) :]:
         axes.remove()
     legends = [axes.get_legend_handles_labels() for axes in grid.flat[: len(logged)]]
@@ -301,9 +290,10 @@ def _panels(run: LoggedRun, smooth: int, trainer: str, panels: Sequence[Panel]) 
     return figure
 
 
-def _whole_steps(axes: "Axes") -> None:
+def _whole_steps(axes: "Axes", label: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 

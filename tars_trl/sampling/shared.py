@@ -125,6 +125,7 @@ def model_loader(settings: AskedModelSettings) -> Callable[[], tuple[Any, Any]]:
     Raises:
         SettingError, OSError: at once, a model or an adapter that is nowhere, see `check_place`.
     """
+    names = ("model_revision", "dtype", "attn_implementation")
     check_place("model", settings.model, settings.model_revision)
     check_place("adapter", settings.adapter)
     base, adapter = resolve(settings.model or "", settings.adapter)
@@ -133,15 +134,9 @@ def model_loader(settings: AskedModelSettings) -> Callable[[], tuple[Any, Any]]:
 
     @functools.cache
     def load() -> tuple[Any, Any]:
+        options: dict[str, Any] = {name: getattr(settings, name) for name in names}
         try:
-            return load_speech_llm(
-                settings.model or "",
-                settings.adapter,
-                model_revision=settings.model_revision,
-                dtype=settings.dtype,
-                device=PartialState().device,
-                attn_implementation=settings.attn_implementation,
-            )
+            return load_speech_llm(settings.model or "", settings.adapter, device=PartialState().device, **options)
         except OSError as error:  # of which some don't say what was asked for
             told = f", adapter={settings.adapter!r}" if settings.adapter else ""
             why = str(error).partition("\n")[0]
@@ -167,13 +162,11 @@ def check_place(name: str, value: str | None, revision: str | None = None) -> No
     if value is None or Path(value).exists():
         return
     path = Path(value)
-    in_a_folder = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
-    if len(path.parts) == 2 and not in_a_folder and not value.startswith((".", "/", "~")):
+    if len(path.parts) == 2 and not Path(path.parts[0]).is_dir() and not value.startswith((".", "/", "~")):
         check_on_hub(value, revision=revision)
         return
-    missing, there = path.name, path.parent
-    while not there.is_dir():
-        missing, there = there.name, there.parent
+    there = next(folder for folder in path.parents if folder.is_dir())
+    missing = path.relative_to(there).parts[0]
     near = difflib.get_close_matches(missing, [entry.name for entry in there.iterdir()], 1)
     advice = f"Did you mean {there / near[0]}?" if near else "Correct the path, or give a hub id, owner/name."
     raise SettingError(f"{name}={value!r}: there is no such folder. {advice}")

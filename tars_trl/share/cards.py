@@ -37,7 +37,6 @@ def read_pairs(paths: Sequence[str | Path], checkpoint: str | Path | None = None
     """
     pairs: dict[str, dict[str, Any]] = {}
     places: dict[str, Path] = {}
-    evaluated = None if checkpoint is None else str(checkpoint)
     for file in map(results_file, paths):
         content = read_results(file)
         of_file = {**content.get("pairs", {}), **content.get("averages", {})}
@@ -46,10 +45,10 @@ def read_pairs(paths: Sequence[str | Path], checkpoint: str | Path | None = None
                 f"results: {file} holds no result in both modalities. Give results files of an evaluation with "
                 "--modality both."
             )
-        evaluated = content.get("model_name") if evaluated is None else evaluated
-        if content.get("model_name") is not None and not _is_of(content, str(evaluated)):
+        checkpoint = content.get("model_name") if checkpoint is None else checkpoint
+        if content.get("model_name") is not None and not _is_of(content, str(checkpoint)):
             raise ValueError(
-                f"results: {file} is of {content['model_name']}, and the card of {evaluated}: it would show another "
+                f"results: {file} is of {content['model_name']}, and the card of {checkpoint}: it would show another "
                 "model's figures. Give the results files of that one model."
             )
         for benchmark, pair in of_file.items():
