@@ -23,22 +23,12 @@ from datasets import Audio, Dataset, Features, Value
 
 from ..data.answers import extract_strict
 from ..data.audio import TARGET_RATE
-from ..data.journal import rows_digest, sha256
+from ..data.journal import Line, rows_digest, sha256
 from ..data.prompts import MODALITIES, Modality
 from ..errors import SettingError
 from ..settings import setting
+from . import shared
 from .complete import complete, decoding
-from .shared import (
-    Line,
-    SamplingSettings,
-    chosen_questions,
-    model_facts,
-    model_loader,
-    share_out,
-    spell_counts,
-    start_processes,
-    write_parquet,
-)
 
 KEEP = ("all", "reachable", "learnable")
 ORDERS = ("easy_first", "largest_gap")
@@ -50,20 +40,16 @@ Score = Mapping[str, float]
 
 
 @dataclass
-class ScoreSettings(SamplingSettings):
+class ScoreSettings(shared.SamplingSettings):
     """Settings of `score_questions`."""
 
     output_dir: str = setting("runs/scored", "Folder of the scored questions.", required=True)
     num_samples: int = setting(8, "Completions of each question in each modality.", least=1)
-    k: int = setting(
-        4, "Of pass@k: in training a question has num_generations / 2 completions of each modality.", least=1
-    )
+    k: int = setting(4, "Of pass@k: in training a modality has num_generations / 2 completions.", least=1)
     temperature: float = setting(1.0, "Of sampling (paper: 1.0); near 0 all samples are the same.", least=0.01)
     batch_size: int = setting(4, "Questions in a forward pass, per process; each takes num_samples rows.", least=1)
     keep: str = setting(
-        "all",
-        "all; reachable: a written sample is right and complete; learnable: and not all are right.",
-        choices=KEEP,
+        "all", "all; reachable: a written sample is right and complete; learnable: and not all are right.", choices=KEEP
     )
     order: str = setting("easy_first", "easy_first (curriculum) or largest_gap (active selection).", choices=ORDERS)
     top: int | None = setting(None, "Keep this many questions, the first ones in that order.", least=1)
@@ -135,8 +121,9 @@ def select_questions(scores: Sequence[Score], keep: str = "all", top: int | None
     numbers = [number for number, columns in enumerate(scores) if _drop_reason(columns, keep) is None]
     if not numbers:
         raise SettingError(
-            f"keep={keep!r} leaves none of {len(scores)} questions ({spell_counts(count_drops(scores, keep, 0))}). "
-            "Give others, a larger num_samples or max_completion_length, or keep='all'."
+            f"keep={keep!r} leaves none of {len(scores)} questions "
+            f"({shared.spell_counts(count_drops(scores, keep, 0))}). Give others, a larger num_samples or "
+            "max_completion_length, or keep='all'."
         )
     return sorted(numbers, key=lambda number: scores[number]["curriculum"])[:top]
 
@@ -166,10 +153,10 @@ def score_questions(settings: ScoreSettings) -> tuple[list[dict[str, float]], li
         SettingError, QuestionError, AudioError: settings or rows that cannot work, before a model is loaded; and no
             question is left.
     """
-    state = start_processes(settings.use_cpu)
-    loaded = model_loader(settings)
-    rows = chosen_questions(settings)
-    facts = model_facts(settings) | {"rows": rows_digest(rows, with_audio=True)}
+    state = shared.start_processes(settings.use_cpu)
+    loaded = shared.model_loader(settings)
+    rows = shared.chosen_questions(settings)
+    facts = shared.model_facts(settings) | {"rows": rows_digest(rows, with_audio=True)}
     speech, text = (sample_answers(settings, rows, modality, loaded, facts) for modality in MODALITIES)
     scores = [score(*pair, settings.k, settings.order) for pair in zip(speech, text, strict=True)]
     numbers = select_questions(scores, settings.keep, settings.top)
@@ -208,7 +195,7 @@ def sample_answers(
         return lines
 
     folder, stem = Path(settings.output_dir).expanduser() / ".work", f"{modality}.{digest[:16]}"
-    lines = share_out(rows["key"][:], work, folder, stem, batch_size=size)
+    lines = shared.share_out(rows["key"][:], work, folder, stem, batch_size=size)
     return [Samples(line["correct"], line["complete"]) for line in lines]
 
 
@@ -218,4 +205,4 @@ def write_scores(rows: Dataset, scores: Sequence[Score], numbers: Sequence[int],
     columns = Dataset.from_list([dict(scores[number]) for number in numbers], features=types)
     if isinstance(rows.features["audio"], Audio):
         rows = rows.cast_column("audio", Audio(sampling_rate=TARGET_RATE))
-    write_parquet(rows.select(numbers), columns, place)
+    shared.write_parquet(rows.select(numbers), columns, place)

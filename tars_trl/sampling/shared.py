@@ -26,12 +26,11 @@ from tqdm import tqdm
 from ..data import journal
 from ..data.audio import check_audio
 from ..data.hub import check_on_hub
+from ..data.journal import Line
 from ..data.questions import load_questions
 from ..errors import SettingError
 from ..models.loading import base_revision, identity, load_speech_llm, resolve
 from ..settings import AskedModelSettings, AudioSettings, DecodingSettings, QuestionSettings
-
-Line = dict[str, Any]
 
 
 def start_processes(use_cpu: bool = False) -> PartialState:

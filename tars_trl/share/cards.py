@@ -228,7 +228,7 @@ def _plain(value: Any) -> str:
 def _code(value: Any) -> str:
     """Inline code, in a table or not."""
     text = _one_line(value).replace("|", "¦")
-    fence = "`" * (_longest_run(text) + 1)
+    fence = _fence(text, 1)
     space = " " if text[:1] == "`" or text[-1:] == "`" or not text.strip() else ""
     return f"{fence}{space}{text}{space}{fence}"
 
@@ -236,7 +236,7 @@ def _code(value: Any) -> str:
 def _block(value: Any) -> str:
     """A block of one line of code, which is shown and not meant to be run."""
     text = _one_line(value)
-    fence = "`" * max(3, _longest_run(text) + 1)
+    fence = _fence(text, 3)
     return f"{fence}text\n{text}\n{fence}"
 
 
@@ -244,8 +244,8 @@ def _one_line(value: Any) -> str:
     return "".join(c if c.isprintable() else " " if c in "\n\r\t" else "�" for c in str(value))
 
 
-def _longest_run(text: str) -> int:
-    return max(map(len, re.findall("`+", text)), default=0)
+def _fence(text: str, least: int) -> str:
+    return "`" * max([least, *(len(run) + 1 for run in re.findall("`+", text))])
 
 
 IN_TEMPLATES: dict[str, Any] = {"plain": _plain, "code": _code, "block": _block, "literal": repr}

@@ -24,7 +24,7 @@ from ..record import read_run
 from ..settings import Settings, setting
 from .cards import read_pairs, write_card
 from .hub import prepare_repository, push
-from .verify import greedy_answers, untrained_logits, verify_folder
+from .verify import TOLERANCES, greedy_answers, untrained_logits, verify_folder
 
 FORMATS = ("adapter", "merged", "omni")
 """The last one: the whole checkpoint that the trained model is a part of (`SpeechLLM.write_whole`)."""
@@ -42,16 +42,14 @@ class ExportSettings(Settings):
     model: str | None = setting(
         None, "Base model, hub id or folder. None: the one that the adapter names. A card names this one."
     )
-    model_revision: str | None = setting(
-        None, "Commit, tag or branch of the base on the hub. None: that of the training."
-    )
+    model_revision: str | None = setting(None, "Commit, tag or branch of the base on the hub. None: the training's.")
     whole: str | None = setting(
         None, "Format omni: hub id or folder of the whole checkpoint that the trained part belongs to. None: the base."
     )
     dtype: str = setting(
         "float32",
-        "Type that weights are stored in; of a checkpoint that a trained part is put back into, its own.",
-        choices=("float32", "bfloat16", "float16"),
+        "Type that weights are stored in; format omni keeps the whole one's.",
+        choices=tuple(TOLERANCES),
     )
     verify: bool = setting(True, "Load the result in a fresh process and compare (`--no_verify`: not; forbids a push).")
     dataset: str | None = setting(None, "Questions whose first one is asked in both forms: hub id, folder or file.")

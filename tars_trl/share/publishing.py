@@ -25,8 +25,8 @@ class PublishCallback(Publisher):
         name = args.hub_model_id or Path(args.output_dir).absolute().name
         resumes = bool(args.resume_from_checkpoint) and any(Path(args.output_dir).glob("checkpoint-*"))
         if trainer.is_world_process_zero():
-            options = {"private": private, "overwrite": resumes, "token": token}
-            prepare_repository(name, hub_revision=args.hub_revision, **options)
+            branch = args.hub_revision
+            prepare_repository(name, hub_revision=branch, private=private, overwrite=resumes, token=token)
         return private
 
     def write_card(self, trainer: Any) -> None:
