@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 METRICS = ("speech/accuracy", "text/accuracy", "alignment/layer_similarity/last_third")
@@ -26,20 +27,12 @@ def train(device: str, folder: Path, steps: int) -> tuple[list[dict], float]:
                "recipes/tars_qwen_omni.py", "--config", "recipes/qwen2_5_omni/demo.yaml",
                "--output_dir", str(folder), "--max_steps", str(steps), "--logging_steps", "1",
                "--report_to", "none"]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    if device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"} | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
     start = time.perf_counter()
     subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[1])
     seconds = time.perf_counter() - start
     state = json.loads((folder / "trainer_state.json").read_text())
     return [log for log in state["log_history"] if "loss" in log], seconds
-
-
-def last_quarter(logs: list[dict], metric: str) -> float:
-    """Mean over the last quarter of the steps, of those that have the metric."""
-    values = [log[metric] for log in logs[-max(1, len(logs) // 4) :] if log.get(metric) is not None]
-    return sum(values) / len(values) if values else float("nan")
 
 
 def main() -> None:
@@ -59,7 +52,10 @@ def main() -> None:
         "cpu": train("cpu", output / "cpu", options.steps),
         options.second + "2" * (options.second == "cpu"): train(options.second, output / "second", options.steps),
     }
-    means = {name: {metric: last_quarter(logs, metric) for metric in METRICS} for name, (logs, _) in runs.items()}
+    means = {}
+    for name, (logs, _) in runs.items():
+        last_quarter = pd.DataFrame(logs[-max(1, len(logs) // 4) :]).reindex(columns=METRICS)
+        means[name] = last_quarter.astype(float).mean().to_dict()
     one, two = means.values()
     report = {
         "device": torch.cuda.get_device_name() if options.second == "gpu" else "CPU",
@@ -69,10 +65,8 @@ def main() -> None:
         "curves": {name: {m: [log.get(m) for log in logs] for m in METRICS} for name, (logs, _) in runs.items()},
     }
     (output / "curves.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{'mean over the last quarter':<42}{''.join(f'{name:>10}' for name in means)}")
-    for metric in METRICS:
-        print(f"{metric:<42}{one[metric]:>10.3f}{two[metric]:>10.3f}")
-    print(f"{'seconds':<42}{''.join(f'{seconds:>10.0f}' for _, seconds in runs.values())}")
+    print("Means over the last quarter, and seconds:")
+    print(pd.DataFrame(means).round(3), pd.Series(report["seconds"]), sep="\n\n")
     apart = {metric: abs(one[metric] - two[metric]) for metric in METRICS}
     if any(difference > options.tolerance for difference in apart.values()):
         raise SystemExit(f"The curves are apart by {apart}, where {options.tolerance} is allowed. See {output}.")

@@ -14,7 +14,6 @@ import io
 import json
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
@@ -41,11 +40,7 @@ def build(tiny: bool, device: str) -> tuple:
 def configuration(small: Qwen2_5OmniThinkerConfig) -> Qwen2_5OmniThinkerConfig:
     """Qwen2.5-Omni-7B's thinker, with the special tokens of the small tokenizer."""
     config = Qwen2_5OmniThinkerConfig()
-    config.text_config.rope_parameters = {
-        "rope_type": "default",
-        "rope_theta": 1000000.0,
-        "mrope_section": [16, 24, 24],
-    }
+    config.text_config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
     config.vision_config.hidden_size = 1280
     config.text_config.tie_word_embeddings = config.tie_word_embeddings = False
     for name in ("audio_token_id", "image_token_id", "video_token_id", "audio_start_token_id", "audio_end_token_id",
@@ -56,15 +51,10 @@ def configuration(small: Qwen2_5OmniThinkerConfig) -> Qwen2_5OmniThinkerConfig:
 
 def random_weights(config: Qwen2_5OmniThinkerConfig, processor, device: str):
     """The model in bfloat16, made where it is used."""
-    kept = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
-        model = Qwen2_5OmniThinkerForConditionalGeneration(config)
-    torch.set_default_dtype(kept)
-    tokenizer = processor.tokenizer
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
-    )
+        model = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+    ends = {name: getattr(processor.tokenizer, name) for name in ("eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(do_sample=False, **ends)
     return model.eval()
 
 
@@ -90,49 +80,46 @@ def accuracy_by_row(completions, **kwargs):
     return [float(number % 2) for number in range(len(completions))]
 
 
+def peak_gib() -> float:
+    """Peak memory since it was reset last, when all that was launched is done; 0 without a GPU."""
+    if not torch.cuda.is_available():
+        return 0.0
+    torch.cuda.synchronize()
+    return round(torch.cuda.max_memory_allocated() / 2**30, 2)
+
+
 class Timed(TARSGRPOTrainer):
     """Measures seconds and peak memory of each phase; the last step's are left in `phases`."""
 
-    @contextmanager
-    def _measured(self, name: str):
-        cuda = torch.cuda.is_available()
-        if cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        yield
-        if cuda:
-            torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
-        self.phases[name] = {"seconds": round(time.perf_counter() - start, 3), "peak_gib": round(peak, 2)}
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        for owner, method, phase in (
+            (self._encoder, "encode", "audio tower, one clip"),
+            (self, "_generate_single_turn", "sampling and pooling"),
+            (self, "_calculate_rewards", "rewards and alignment"),
+            (self, "_compute_loss", "update: forward"),
+        ):
+            setattr(owner, method, self._timed(getattr(owner, method), phase))
 
-    def _encode(self, clips):
-        with self._measured("audio tower, one clip"):
-            return super()._encode(clips)
+    def _timed(self, call, phase: str):
+        def timed(*args, **kwargs):
+            if peak_gib():
+                torch.cuda.reset_peak_memory_stats()
+            start = time.perf_counter()
+            result = call(*args, **kwargs)
+            peak = peak_gib()
+            self.phases[phase] = {"seconds": round(time.perf_counter() - start, 3), "peak_gib": peak}
+            return result
 
-    def _generate_single_turn(self, *args, **kwargs):
-        with self._measured("sampling and pooling"):
-            return super()._generate_single_turn(*args, **kwargs)
-
-    def _calculate_rewards(self, *args, **kwargs):
-        with self._measured("rewards and alignment"):
-            return super()._calculate_rewards(*args, **kwargs)
-
-    def _compute_loss(self, model, inputs):
-        with self._measured("update: forward"):
-            return super()._compute_loss(model, inputs)
+        return timed
 
     def training_step(self, *args, **kwargs):
         self.phases = {}
         start = time.perf_counter()
         loss = super().training_step(*args, **kwargs)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-        done = sum(phase["seconds"] for phase in self.phases.values())
-        whole = time.perf_counter() - start
-        # Since the update's forward pass began, nothing has reset the peak.
-        self.phases["update: backward, and the rest"] = {"seconds": round(whole - done, 3), "peak_gib": round(peak, 2)}
+        peak = peak_gib()  # since the update's forward pass began, nothing has reset it
+        rest = time.perf_counter() - start - sum(phase["seconds"] for phase in self.phases.values())
+        self.phases["update: backward, and the rest"] = {"seconds": round(rest, 3), "peak_gib": peak}
         return loss
 
 
@@ -173,27 +160,25 @@ def main() -> None:
     )
     data = question(options.seconds)
     trainer = Timed(model, [accuracy_by_row, format_reward], args, data, processing_class=processor)
-    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     trainer.train()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() and not options.tiny else "CPU"
+    phases = trainer.phases.values()
     report = {
-        "device": device,
+        "device": "CPU" if options.tiny else torch.cuda.get_device_name(),
         "torch": torch.__version__,
-        "parameters": parameters,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "speech_seconds": options.seconds,
         "completion_tokens": options.completion,
         "gradient_checkpointing": not options.no_checkpointing,
         "phases": trainer.phases,
-        "step_seconds": round(sum(phase["seconds"] for phase in trainer.phases.values()), 3),
-        "peak_gib": max(phase["peak_gib"] for phase in trainer.phases.values()),
+        "step_seconds": round(sum(phase["seconds"] for phase in phases), 3),
+        "peak_gib": max(phase["peak_gib"] for phase in phases),
     }
     (options.output / "step.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(
-        f"{device}, {parameters / 1e9:.2f} billion parameters, 8 rows of which 4 have {options.seconds:g} s of speech"
-    )
-    for name, phase in trainer.phases.items():
+    size = f"{report['parameters'] / 1e9:.2f} billion parameters"
+    print(f"{report['device']}, {size}, 8 rows of which 4 have {options.seconds:g} s of speech")
+    whole = {"seconds": report["step_seconds"], "peak_gib": report["peak_gib"]}
+    for name, phase in {**trainer.phases, "step": whole}.items():
         print(f"{name:<32}{phase['seconds']:>9.2f} s{phase['peak_gib']:>9.1f} GiB")
-    print(f"{'step':<32}{report['step_seconds']:>9.2f} s{report['peak_gib']:>9.1f} GiB")
 
 
 if __name__ == "__main__":

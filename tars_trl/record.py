@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,28 +20,19 @@ SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
 def write_run(trainer: Any, base: Any, audio_modules: Mapping[str, str]) -> dict[str, Any]:
-    """Write `run.json` into the output folder of a run, and return what it says.
+    """Write `run.json` into the output folder of a run, and return what it says: plain values, nothing secret.
 
     Args:
         trainer: one of this package's.
         base: its model without adapter around it.
         audio_modules: as an architecture has them (see `trainable_table`).
     """
-    folder = Path(trainer.args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = run_record(trainer, base, audio_modules)
-    (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    return facts
-
-
-def run_record(trainer: Any, base: Any, audio_modules: Mapping[str, str]) -> dict[str, Any]:
-    """Facts about a run as plain values, every setting among them as it was really used; nothing secret is there.
-
-    Arguments are those of `write_run`.
-    """
     dataset, args, state = trainer.train_dataset, trainer.args, trainer.state
     system = [turn["content"] for turn in dataset[0]["prompt"] if turn["role"] == "system"]
-    return {
+    if system and not isinstance(system[0], str):
+        system = ["".join(part.get("text") or "" for part in system[0])]
+    plain = str | int | float | bool | list | dict | None
+    facts = {
         "base_model": base.config.name_or_path,
         "base_revision": getattr(base.config, "_commit_hash", None),
         "model_class": type(base).__name__,
@@ -48,19 +40,23 @@ def run_record(trainer: Any, base: Any, audio_modules: Mapping[str, str]) -> dic
         "attn_implementation": getattr(base.config, "_attn_implementation", None),
         "adapter": hasattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config"),
         "trainer": type(trainer).__name__,
-        "system_prompt": _text(system[0]) if system else None,
+        "system_prompt": system[0] if system else None,
         "questions": len(dataset),
         "data": sorted(dataset.info.download_checksums or {}),
         "steps": state.global_step,
         "processes": trainer.accelerator.num_processes,
         "processor": platform.processor() or platform.machine(),
         "seconds": next((log["train_runtime"] for log in state.log_history if "train_runtime" in log), None),
-        # Tokens are masked by transformers.
-        "settings": {name: _plain(value) for name, value in args.to_dict().items()},
+        # As they were really used; tokens are masked by transformers.
+        "settings": {name: value if isinstance(value, plain) else str(value) for name, value in args.to_dict().items()},
         "trainable": trainable_table(base, audio_modules),
         "command": command_line(),
         **environment(),
     }
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return facts
 
 
 def read_run(checkpoint: str | Path) -> dict[str, Any]:
@@ -73,29 +69,16 @@ def read_run(checkpoint: str | Path) -> dict[str, Any]:
 
 def command_line(argv: Sequence[str] | None = None) -> str:
     """The program's command as it could be typed again, without tokens and without the home folder's name."""
-    words = list(sys.orig_argv if argv is None else argv)
-    words[0] = Path(words[0]).name
-    for place, word in enumerate(words):
+    program, *rest = sys.orig_argv if argv is None else argv
+    words, hidden = [Path(program).name], False
+    for word in rest:
         key, is_pair, _ = word.partition("=")
-        if key.startswith("-") and key.endswith("token"):
-            if is_pair:
-                words[place] = f"{key}=***"
-            elif place + 1 < len(words):
-                words[place + 1] = "***"
-    home = os.path.expanduser("~")
-    quoted = [
-        "~/" + shlex.quote(word.removeprefix(home + "/")) if word.startswith(home + "/") else shlex.quote(word)
-        for word in words
-    ]
+        is_token = key.startswith("-") and key.endswith("token")
+        words.append("***" if hidden else f"{key}=***" if is_token and is_pair else word)
+        hidden = is_token and not is_pair
+    home = os.path.expanduser("~") + "/"
+    quoted = ["~/" * word.startswith(home) + shlex.quote(word.removeprefix(home)) for word in words]
     return SECRET.sub("***", " ".join(quoted)).replace("'***'", "***")
-
-
-def _text(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)
 
 
 PACKAGES = ("tars-trl", "trl", "transformers", "torch", "torchaudio", "datasets", "peft", "accelerate", "numpy")
@@ -110,12 +93,9 @@ def commit_of(package: Path) -> str | None:
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def ask(*words: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", *words], cwd=package, env=variables, capture_output=True, text=True, check=False
-            )
-        except FileNotFoundError:  # no git on this machine
+        if shutil.which("git") is None:
             return None
+        done = subprocess.run(["git", *words], cwd=package, env=variables, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
 
     if ask("rev-parse", "--show-prefix") != f"{package.name}/" or not ask("ls-files", "__init__.py"):
@@ -153,8 +133,7 @@ def trainable_table(model: nn.Module, audio_modules: Mapping[str, str]) -> list[
     by_length = sorted(audio_modules.items(), key=lambda item: -len(item[1]))
     table: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        inside = [component for component, path in by_length if name.startswith(path + ".")]
-        component = inside[0] if inside else "language model"
+        component = next((part for part, path in by_length if name.startswith(path + ".")), "language model")
         if "lora_" in name:
             component += ", LoRA"
         row = table.setdefault(component, {"component": component, "parameters": 0, "trainable": 0, "dtype": ""})

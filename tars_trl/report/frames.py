@@ -45,20 +45,21 @@ def load_run(path: str | Path, name: str | None = None) -> LoggedRun:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such run. Give the output_dir of a training run.")
-    for folder in (path, *_checkpoints(path)):
-        state = _read_json(folder / "trainer_state.json")
-        if state is not None:
-            return LoggedRun(path, name or path.resolve().name, state["log_history"])
+    steps = [folder.name.removeprefix("checkpoint-") for folder in path.glob("checkpoint-*")]
+    newest_first = sorted((step for step in steps if step.isdigit()), key=int, reverse=True)
+    for folder in (path, *(path / f"checkpoint-{step}" for step in newest_first)):
+        file = folder / "trainer_state.json"
+        if file.is_file():
+            try:
+                history = json.loads(file.read_text(encoding="utf-8"))["log_history"]
+            except ValueError as error:
+                advice = "Give another checkpoint, or remove the file."
+                raise NotLoggedError(f"{file} is no JSON ({error}). {advice}") from error
+            return LoggedRun(path, name or path.resolve().name, history)
     raise FileNotFoundError(
         f"{path} holds no trainer_state.json, and no checkpoint with one. Give the output_dir of a run, or end the "
         "training script with trainer.save_state()."
     )
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders, the newest first."""
-    numbered = [c for c in folder.glob("checkpoint-*") if c.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(numbered, key=lambda c: -int(c.name.removeprefix("checkpoint-")))
 
 
 def metrics_frame(run: LoggedRun) -> "DataFrame":
@@ -80,6 +81,7 @@ def completions_frame(path: str | Path | LoggedRun) -> "DataFrame":
         FileNotFoundError: the run saved none.
     """
     import pandas as pd
+    import pyarrow.parquet as pq
 
     folder = (path.path if isinstance(path, LoggedRun) else Path(path)) / "completions"
     files = sorted(folder.glob("completions_*.parquet"))
@@ -87,10 +89,12 @@ def completions_frame(path: str | Path | LoggedRun) -> "DataFrame":
         raise FileNotFoundError(
             f"{folder} holds no completions_*.parquet. Train with log_completions: true to keep completions."
         )
-    frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-    frame["completion"] = frame["completion"].map(lambda completion: completion_text(_plain(completion)))
-    frame["prompt"] = frame["prompt"].map(lambda prompt: conversation_text(_plain(prompt)))
-    return frame
+    frames = []
+    for table in map(pq.read_table, files):
+        texts = {"completion": completion_text, "prompt": conversation_text}
+        columns = {name: list(map(text, table[name].to_pylist())) for name, text in texts.items()}
+        frames.append(table.to_pandas().assign(**columns))
+    return pd.concat(frames, ignore_index=True)
 
 
 def reward_columns(completions: "DataFrame") -> list[str]:
@@ -111,17 +115,18 @@ def final_means_frame(runs: Sequence[LoggedRun], last: float = 0.1) -> "DataFram
         metrics = metrics_frame(run)
         end = metrics.dropna(how="all", subset=accuracy_columns(metrics))
         end = end.tail(max(1, round(last * len(end)))).mean()
-        speech, text = end.get("speech/accuracy"), end.get("text/accuracy")
         rows[name] = {
-            "steps": int(metrics.index.max()),
-            "speech_accuracy": speech,
-            "text_accuracy": text,
-            "gap": None if speech is None or text is None else text - speech,
-            "recovery_rate": 100 * speech / text if speech is not None and text else None,
+            "steps": metrics.index.max(),
+            "speech_accuracy": end.get("speech/accuracy"),
+            "text_accuracy": end.get("text/accuracy"),
             "reward": end.get("reward"),
             "no_reference": end.get("alignment/no_reference"),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+    frame = pd.DataFrame.from_dict(rows, orient="index").astype({"speech_accuracy": float, "text_accuracy": float})
+    speech, text = frame["speech_accuracy"], frame["text_accuracy"]
+    frame.insert(3, "gap", text - speech)
+    frame.insert(4, "recovery_rate", 100 * speech / text.where(text > 0))
+    return frame.rename_axis("run")
 
 
 def names_apart(runs: Sequence[LoggedRun]) -> list[str]:
@@ -170,27 +175,22 @@ def samples_frame(path: str | Path) -> "DataFrame":
     from ..evaluation.results import read_samples
 
     samples, rows = read_samples(path), []
-    for name in [name for name in samples if name.endswith("_text") and f"{name[:-5]}_speech" in samples]:
-        task = name.removesuffix("_text")
-        spoken = {line["key"]: line for line in samples[f"{task}_speech"]}
-        for text in samples[name]:
-            speech = spoken.get(text["key"])
-            if speech is None or "acc" not in text:
+    for task in [name.removesuffix("_text") for name in samples if name.endswith("_text")]:
+        spoken = {line["key"]: line for line in samples.get(f"{task}_speech", ())}
+        for text in samples[f"{task}_text"]:
+            if text["key"] not in spoken or "acc" not in text:
                 continue
-            rows.append(
-                {
-                    "key": text["key"],
-                    "task": task,
-                    "domain": text.get("domain") or task,
-                    "question": text["doc"].get("question"),
-                    "options": text["doc"].get("options"),
-                    "answer": text["target"],
-                    "speech_right": speech["acc"] == 1,
-                    "text_right": text["acc"] == 1,
-                    "speech_completion": speech["resps"][0][0],
-                    "text_completion": text["resps"][0][0],
-                }
-            )
+            row = {
+                "key": text["key"],
+                "task": task,
+                "domain": text.get("domain") or task,
+                "question": text["doc"].get("question"),
+                "options": text["doc"].get("options"),
+                "answer": text["target"],
+            }
+            for modality, line in (("speech", spoken[text["key"]]), ("text", text)):
+                row |= {f"{modality}_right": line["acc"] == 1, f"{modality}_completion": line["resps"][0][0]}
+            rows.append(row)
     if not rows:
         raise ValueError(
             f"{path} has the samples {', '.join(samples)}: no task was answered both spoken and written. Repeat the "
@@ -221,28 +221,8 @@ def conversation_text(prompt: str | Iterable[dict[str, Any]]) -> str:
         return prompt
     turns = []
     for message in prompt:
-        content = message["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        marks = [[] if part["type"] == "text" else [f"[{part['type']}]"] for part in parts]
-        said = [word for mark, part in zip(marks, parts, strict=True) for word in (*mark, part.get("text")) if word]
-        turns.append(f"{message['role']}: {' '.join(said)}")
+        words = [message["content"]] if isinstance(message["content"], str) else []
+        for part in message["content"] if not words else ():
+            words += ["" if part["type"] == "text" else f"[{part['type']}]", part.get("text")]
+        turns.append(f"{message['role']}: {' '.join(word for word in words if word)}")
     return "\n\n".join(turns)
-
-
-def _plain(value: Any) -> Any:
-    """Lists and dicts out of what parquet gives (numpy arrays, parts filled up with None)."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if item is not None}
-    return value
-
-
-def _read_json(file: Path) -> Any:
-    """Content of a JSON file; None if there is none."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except ValueError as error:
-        raise NotLoggedError(f"{file} is no JSON ({error}). Give another checkpoint, or remove the file.") from error

@@ -4,16 +4,20 @@ What is gathered here is laid out by `report.html.jinja`, which escapes all text
 """
 
 import base64
-import functools
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from os.path import getmtime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..config import telling_settings
 from ..errors import NotLoggedError
+from ..evaluation.drift import read_layer_stats
+from ..evaluation.results import read_pair
 from ..record import read_run
 from . import plots
 from .frames import LoggedRun, completions_frame, load_run, reward_columns
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
 ENCODINGS = {b"OggS": "audio/ogg", b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"ID3\x03": "audio/mpeg"}
 MOST_BYTES = 200_000
 """Larger clips are encoded again, as Ogg at 16 kHz (about 8 kB a second)."""
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def write_report(
@@ -51,6 +54,8 @@ def write_report(
     folder = Path(run)
     logged, facts = load_run(folder), read_run(folder)
     output_file = Path(output_file) if output_file is not None else folder / "report.html"
+    table = facts.get("trainable") or []
+    chosen, others = telling_settings(facts.get("settings") or {})
     content = {
         "name": logged.name,
         "command": facts.get("command"),
@@ -59,8 +64,10 @@ def write_report(
         "curves": _curves(logged),
         "drift": _drift(folder),
         "questions": _questions(folder, questions, samples),
-        "settings": _settings(facts.get("settings") or {}),
-        "trainable": _trainable(facts.get("trainable") or []),
+        "settings": {"chosen": chosen.items(), "others": others.items()} if facts.get("settings") else None,
+        "trainable": [
+            [row["component"], f"{row['parameters']:,}", f"{row['trainable']:,}", row["dtype"]] for row in table
+        ],
     }
     output_file.write_text(render("page", content), encoding="utf-8")
     return output_file
@@ -69,29 +76,26 @@ def write_report(
 # ---- HTML ----------------------------------------------------------------------------------------------------------
 
 
-def render(macro: str, content: Mapping[str, Any]) -> str:
-    """What a macro of the template (`page`, `question`) makes of its content; everything in it is escaped."""
-    return str(getattr(_template(), macro)(content))
-
-
-@functools.cache
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("tars_trl.report", "."),
-        autoescape=True,
-        finalize=_visible,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").module
-
-
 def _visible(value: Any) -> Any:
     """Control characters (a small model says anything) made visible; what the template itself made is left alone."""
     if isinstance(value, Markup):
         return value
     return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in str(value))
+
+
+TEMPLATES = Environment(
+    loader=PackageLoader("tars_trl.report", "."),
+    autoescape=True,
+    finalize=_visible,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(macro: str, content: Mapping[str, Any]) -> str:
+    """What a macro of the template (`page`, `question`) makes of its content; everything in it is escaped."""
+    return str(getattr(TEMPLATES.get_template("report.html.jinja").module, macro)(content))
 
 
 def figure_source(figure: "Figure") -> str:
@@ -132,37 +136,27 @@ def answers_html(sample: Mapping[str, Any], audio: Any = None) -> str:
     An open question has no options.
     """
     options = sample["options"] if isinstance(sample["options"], Sequence) else ()  # None or NaN: an open question
-    lettered = (f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-    verdicts = {True: "right", False: "wrong"}
+    prompt = "\n".join([str(sample["question"]), *(f"{chr(65 + n)}. {option}" for n, option in enumerate(options))])
     twins = [
-        _twin(modality, verdicts[bool(sample[f"{modality}_right"])], sample[f"{modality}_completion"])
-        for modality in ("speech", "text")
+        _twin(name, "right" if sample[f"{name}_right"] else "wrong", sample[f"{name}_completion"])
+        for name in plots.BOTH
     ]
-    content = {
-        "key": sample["key"],
-        "note": f"right answer {sample['answer']}",
-        "prompt": "\n".join([str(sample["question"]), *lettered]),
-        "clip": clip_source(audio) if audio is not None else None,
-        "twins": twins,
-    }
-    return render("question", content)
+    return render("question", _question(sample["key"], f"right answer {sample['answer']}", prompt, audio, twins))
 
 
 def _twins(completions: "DataFrame", audio: Any) -> dict[str, Any]:
-    rewards, twins = reward_columns(completions), []
+    names, twins = (*reward_columns(completions), "advantage"), []
     for modality, rows in completions.groupby("modality"):
         best = rows.loc[rows["advantage"].idxmax()]
-        values = [[name, f"{best[name]:.3f}"] for name in (*rewards, "advantage") if best[name] == best[name]]  # no NaN
+        values = [[name, f"{best[name]:.3f}"] for name in names if best[name] == best[name]]  # no NaN
         twins.append(_twin(modality, f"best of {len(rows)}", best["completion"], values))
-    written = completions[completions["modality"] == "text"]
-    first = completions.iloc[0]
-    return {
-        "key": first["key"],
-        "note": f"step {first['step']}",
-        "prompt": (written if len(written) else completions)["prompt"].iloc[0],
-        "clip": clip_source(audio) if audio is not None else None,
-        "twins": twins,
-    }
+    first = completions.sort_values("modality", ascending=False, kind="stable").iloc[0]  # a written one, if there is
+    return _question(first["key"], f"step {first['step']}", first["prompt"], audio, twins)
+
+
+def _question(key: str, note: str, prompt: str, audio: Any, twins: list[dict[str, Any]]) -> dict[str, Any]:
+    clip = clip_source(audio) if audio is not None else None
+    return {"key": key, "note": note, "prompt": prompt, "clip": clip, "twins": twins}
 
 
 def _twin(modality: str, remark: str, completion: str, rewards: Sequence[Sequence[str]] = ()) -> dict[str, Any]:
@@ -174,23 +168,22 @@ def _twin(modality: str, remark: str, completion: str, rewards: Sequence[Sequenc
 
 
 def _before_after(evaluation: Path) -> dict[str, Any] | None:
-    from ..evaluation.results import read_pair
-
     if not all((evaluation / name).is_dir() for name in ("before", "after")):
         return None
-    before, after = (read_pair(evaluation / name) for name in ("before", "after"))
+    results = {name: read_pair(evaluation / name) for name in ("before", "after")}
     rates = {"recovery": "recovery, %"}
-    if any(result.get("mrr") is not None for result in (before, after)):
+    if any(result.get("mrr") is not None for result in results.values()):
         rates["mrr"] = "MRR, %"
     rows = []
-    for name, result in (("before", before), ("after", after)):
+    for name, result in results.items():
         cells = [name]
-        for kind in ("speech_accuracy", "text_accuracy", "gap"):
-            low, high = result[f"{kind.removesuffix('_accuracy')}_interval"]
-            cells.append(f"{100 * result[kind]:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+        for kind in ("speech", "text", "gap"):
+            value = result[kind if kind == "gap" else f"{kind}_accuracy"]
+            low, high = result[f"{kind}_interval"]
+            cells.append(f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
         rows.append([*cells, *("" if result.get(rate) is None else f"{result[rate]:.1f}" for rate in rates)])
     return {
-        "figure": figure_source(plots.plot_before_after(before, after)),
+        "figure": figure_source(plots.plot_before_after(*results.values())),
         "header": ["", "speech, %", "text, %", "gap, points", *rates.values()],
         "rows": rows,
     }
@@ -198,37 +191,26 @@ def _before_after(evaluation: Path) -> dict[str, Any] | None:
 
 def _curves(run: LoggedRun) -> list[tuple[str, str]]:
     """The figures of which the run logged something, with what they show; of a supervised run the loss."""
-    twins = [
+    sources: list[tuple[str, str]] = []
+    for plot, caption in (
         (plots.plot_gap, "Accuracy and gap over training"),
         (plots.plot_rewards, "Reward terms by modality"),
         (plots.plot_health, "Signal, references, truncation and lengths"),
-    ]
-    return _draw(run, twins) or _draw(run, [(plots.plot_loss, "Loss over training")])
-
-
-def _draw(run: LoggedRun, figures: Iterable[tuple[Callable[[LoggedRun], "Figure"], str]]) -> list[tuple[str, str]]:
-    sources = []
-    for plot, caption in figures:
-        try:
-            sources.append((figure_source(plot(run)), caption))
-        except NotLoggedError:
-            continue
+        (plots.plot_loss, "Loss over training"),
+    ):
+        if plot is not plots.plot_loss or not sources:
+            with suppress(NotLoggedError):
+                sources.append((figure_source(plot(run)), caption))
     return sources
 
 
 def _drift(folder: Path) -> str | None:
-    from ..evaluation.drift import read_layer_stats
-
     stats, pooled = (
-        {file.parent.name: read_layer_stats(file) for file in _oldest_first(folder.rglob(name))}
+        # In the order they were measured, which is usually before, after.
+        {file.parent.name: read_layer_stats(file) for file in sorted(sorted(folder.rglob(name)), key=getmtime)}
         for name in ("layer_stats.json", "layer_stats_pooled.json")
     )
     return figure_source(plots.plot_drift(stats, pooled)) if stats else None
-
-
-def _oldest_first(files: Iterable[Path]) -> list[Path]:
-    """In the order they were measured, which is usually before, after."""
-    return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file))
 
 
 def _questions(folder: Path, questions: Iterable[Mapping[str, Any]], samples: int) -> list[dict[str, Any]]:
@@ -240,14 +222,3 @@ def _questions(folder: Path, questions: Iterable[Mapping[str, Any]], samples: in
     keys = list(spread.sort_values(ascending=False).index[:samples])
     clips = {row["key"]: row["audio"] for row in questions if row["key"] in keys}
     return [_twins(last[last["key"] == key], clips.get(key)) for key in keys]
-
-
-def _settings(settings: Mapping[str, Any]) -> dict[str, list] | None:
-    from ..config import telling_settings
-
-    chosen, others = telling_settings(settings)
-    return {"chosen": list(chosen.items()), "others": list(others.items())} if settings else None
-
-
-def _trainable(table: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    return [[row["component"], f"{row['parameters']:,}", f"{row['trainable']:,}", row["dtype"]] for row in table]

@@ -9,6 +9,7 @@ start.
 
 import functools
 import importlib.util
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -50,11 +51,7 @@ STYLE = {
 
 
 def check_matplotlib() -> None:
-    """See that figures can be drawn, before anything expensive is done.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
+    """See that figures can be drawn, before anything expensive is done; an ImportError says how to bring matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError(
             "Figures are drawn with matplotlib, which is not installed. Bring it with: pip install 'matplotlib>=3.8'"
@@ -70,8 +67,7 @@ def _styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
         import matplotlib
 
         with matplotlib.rc_context(STYLE):
-            figure = draw(*args, **kwargs)
-        return figure
+            return draw(*args, **kwargs)
 
     return styled
 
@@ -88,62 +84,62 @@ def plot_gap(runs: LoggedRun | Sequence[LoggedRun], smooth: int = 10) -> "Figure
     figure, (left, right) = _figure(10, 3.8, 2)
     for number, (name, run) in enumerate(zip(names_apart(runs), runs, strict=True)):
         metrics, line = metrics_frame(run), LINES[number % len(LINES)]
-        for column in accuracy_columns(metrics):
-            modality = column.split("/")[0]
-            label = modality if number == 0 else None
-            _curve(left, 100 * metrics[column], smooth, modality, line, label, band=len(runs) == 1)
-        if "gap/accuracy" in metrics:
-            _curve(right, 100 * metrics["gap/accuracy"], smooth, "gap", line, name, band=len(runs) == 1)
+        accuracy_columns(metrics)  # there has to be one
         for axes, kind in ((left, "speech"), (left, "text"), (right, "gap")):
-            _held_out(axes, metrics, kind, line)
-    left.set(title="Accuracy", xlabel="training step", ylabel="accuracy (%)", ylim=(0, 102))
-    right.set(title="Modality gap (text - speech)", xlabel="training step", ylabel="gap (percentage points)")
+            if (column := f"{kind}/accuracy") in metrics:
+                label = name if kind == "gap" else kind if number == 0 else None
+                _curve(axes, 100 * metrics[column], smooth, kind, line, label, band=len(runs) == 1)
+            for ending, filled in (("", "white"), ("_greedy", COLORS[kind])):
+                if (column := f"eval_{kind}/accuracy{ending}") in metrics:
+                    measured = 100 * metrics[column].dropna()
+                    label = f"{kind}, held out{ending.replace('_', ', ')}" if number == 0 else None
+                    style = {"color": COLORS[kind], "marker": MARKERS[kind], "markerfacecolor": filled}
+                    axes.plot(measured.index, measured, line, linewidth=1.2, label=label, **style)
+    left.set(title="Accuracy", ylabel="accuracy (%)", ylim=(0, 102))
+    right.set(title="Modality gap (text - speech)", ylabel="gap (percentage points)")
     right.axhline(0, color="#888888", linewidth=1)
     left.legend(loc="lower right")
     if right.get_legend_handles_labels()[0]:
         right.legend(loc="best")
     for axes in (left, right):
-        _whole_steps(axes)
+        _whole_steps(axes, "training step")
     return figure
 
 
 @_styled
 def plot_rewards(run: LoggedRun, smooth: int = 10) -> "Figure":
     """The reward of each modality and the terms it is made of, over training; bands as in `plot_gap`."""
-    panels: list[Panel] = [
-        ("Reward (weighted sum)", "mean reward", {m: f"{m}/reward" for m in BOTH}, None),
-        ("R_acc: the answer is right", "mean, 0 to 1", {m: f"{m}/accuracy" for m in BOTH}, SHARE),
-        ("R_fmt: it is well-formed", "mean, 0 to 1", {m: f"{m}/format" for m in BOTH}, SHARE),
+    return _panels(run, smooth, "TARSGRPOTrainer", [
+        ("Reward (weighted sum)", "mean reward", _both("reward"), None),
+        ("R_acc: the answer is right", "mean, 0 to 1", _both("accuracy"), SHARE),
+        ("R_fmt: it is well-formed", "mean, 0 to 1", _both("format"), SHARE),
         ("R_rep: thinks like its twin", "mean cosine", {"speech": "rewards/representation_alignment/mean"}, None),
         ("R_beh: says what its twin says", "mean cosine", {"speech": "rewards/behavior_alignment/mean"}, None),
-    ]
-    return _panels(metrics_frame(run), panels, smooth)
+    ])  # fmt: skip
 
 
 @_styled
 def plot_health(run: LoggedRun, smooth: int = 10) -> "Figure":
     """What tells whether a run can learn: groups without signal or reference, truncation, lengths; per modality."""
-    panels: list[Panel] = [
-        ("Groups with equal rewards", "share, 0 to 1", {m: f"{m}/frac_reward_zero_std" for m in BOTH}, SHARE),
+    return _panels(run, smooth, "TARSGRPOTrainer", [
+        ("Groups with equal rewards", "share, 0 to 1", _both("frac_reward_zero_std"), SHARE),
         ("Questions without a reference", "share, 0 to 1", {"gap": "alignment/no_reference"}, SHARE),
-        ("Truncated completions", "share, 0 to 1", {m: f"{m}/clipped_ratio" for m in BOTH}, SHARE),
-        ("Completion length", "tokens", {m: f"{m}/completion_length" for m in BOTH}, None),
+        ("Truncated completions", "share, 0 to 1", _both("clipped_ratio"), SHARE),
+        ("Completion length", "tokens", _both("completion_length"), None),
         ("Recovery rate (speech / text)", "percent", {"gap": "gap/recovery_rate"}, None),
-    ]
-    return _panels(metrics_frame(run), panels, smooth)
+    ])  # fmt: skip
 
 
 @_styled
 def plot_loss(run: LoggedRun, smooth: int = 10) -> "Figure":
     """Loss and fit of a supervised run (recipes/sft.py, recipes/dpo.py) over training; bands as in `plot_gap`."""
-    panels: list[Panel] = [
+    return _panels(run, smooth, "SFTTrainer or DPOTrainer", [
         ("Loss", "mean of the batch", {"gap": "loss"}, None),
         ("Loss, held out", "mean", {"gap": "eval_loss"}, None),
         ("SFT: next token is right", "share, 0 to 1", {"gap": "mean_token_accuracy"}, None),
         ("DPO: chosen over rejected", "share, 0 to 1", {"gap": "rewards/accuracies"}, SHARE),
         ("DPO: margin of the rewards", "mean", {"gap": "rewards/margins"}, None),
-    ]
-    return _panels(metrics_frame(run), panels, smooth, "SFTTrainer or DPOTrainer")
+    ])  # fmt: skip
 
 
 @_styled
@@ -155,34 +151,25 @@ def plot_before_after(before: Mapping[str, Any], after: Mapping[str, Any], names
         after: the same, of the trained model.
         names: what the two are called under the axis.
     """
-    results = (before, after)
+    results, beside = (before, after), ("right", "left")  # where a label ends, seen from its mark
+    words = {"textcoords": "offset points", "va": "center", "weight": "bold"}
     figure, (left, right) = _figure(9, 3.8, 2, gridspec_kw={"width_ratios": (3, 2)})
     for shift, modality in ((-0.04, "speech"), (0.04, "text")):
-        values = [100 * result[f"{modality}_accuracy"] for result in results]
-        ends = [result[f"{modality}_interval"] for result in results]
-        _intervals(left, [shift, 1 + shift], values, ends, modality)
+        values = _intervals(left, [shift, 1 + shift], results, modality)
         for x, result in enumerate(results):
             above = (result["gap"] >= 0) == (modality == "text")  # so that close labels do not meet
-            left.annotate(
-                f"{modality} {values[x]:.1f}", (x + shift, values[x]), (-16 if x == 0 else 16, 6 if above else -6),
-                textcoords="offset points", ha="right" if x == 0 else "left", va="center", color=COLORS[modality],
-                weight="bold",
-            )  # fmt: skip
+            place, away = (x + shift, values[x]), (32 * x - 16, 6 if above else -6)
+            left.annotate(f"{modality} {values[x]:.1f}", place, away, ha=beside[x], color=COLORS[modality], **words)
     left.set(title="Accuracy", ylabel="accuracy (%)", xticks=(0, 1), xticklabels=names, xlim=(-0.7, 1.7))
-    _room(left, [100 * end for result in results for m in ("speech", "text") for end in result[f"{m}_interval"]])
-    gaps = [100 * result["gap"] for result in results]
-    _intervals(right, [0, 1], gaps, [result["gap_interval"] for result in results], "gap")
+    ends = [100 * end for result in results for name in BOTH for end in result[f"{name}_interval"]]
+    left.set_ylim(max(0, min(ends) - 6), min(102, max(ends) + 6))
+    gaps = _intervals(right, [0, 1], results, "gap")
     for x, gap in enumerate(gaps):
-        away, side = (-10, "right") if x == 0 else (10, "left")
-        right.annotate(
-            f"{gap:.1f}", (x, gap), (away, 0), textcoords="offset points", ha=side, va="center", weight="bold"
-        )
+        right.annotate(f"{gap:.1f}", (x, gap), (20 * x - 10, 0), ha=beside[x], **words)
     right.axhline(0, color="#888888", linewidth=1)
-    recovery = [
-        f"{name}\nrecovery {_percent(result.get('recovery'))}" for name, result in zip(names, results, strict=True)
-    ]
+    rates = ["undefined" if (rate := result.get("recovery")) is None else f"{rate:.1f} %" for result in results]
     right.set(title="Gap (text - speech)", ylabel="percentage points", xlim=(-0.7, 1.7))
-    right.set_xticks((0, 1), recovery)
+    right.set_xticks((0, 1), [f"{name}\nrecovery {rate}" for name, rate in zip(names, rates, strict=True)])
     below = f"{after['questions']} questions, 95 % intervals. Recovery: speech accuracy over own text accuracy"
     figure.supxlabel(below, fontsize=9, color="#555555")
     return figure
@@ -205,8 +192,8 @@ def plot_drift(stats: Mapping[str, "LayerStats"], pooled: Mapping[str, "LayerSta
             axes.plot(places, layers["means"], line, color=color, marker="osD^vP"[number % 6], markersize=4, label=name)
             axes.fill_between(places, layers["ci_lower"], layers["ci_upper"], color=color, alpha=0.2, linewidth=0)
         axes.axhline(1, color="#888888", linewidth=1)  # here speech and text are the same
-        axes.set(title=title, xlabel="decoder layer")
-        _whole_steps(axes)
+        axes.set(title=title)
+        _whole_steps(axes, "decoder layer")
     grid.flat[0].set_ylabel("cosine of speech and text")
     grid.flat[0].legend(loc="best")
     return figure
@@ -221,10 +208,8 @@ def plot_layer_sets(results: Mapping[str, Mapping[str, Any]]) -> "Figure":
     """
     figure, axes = _figure(6.5, 3.6, 1)
     for shift, modality in ((-0.08, "speech"), (0.08, "text")):
-        values = [100 * result[f"{modality}_accuracy"] for result in results.values()]
-        ends = [result[f"{modality}_interval"] for result in results.values()]
         places = [place + shift for place in range(len(results))]
-        _intervals(axes, places, values, ends, modality, line="none", label=modality)
+        _intervals(axes, places, list(results.values()), modality, linestyle="none", label=modality)
     axes.set(title="Layers that R_rep aligns", ylabel="accuracy (%)", xlabel="rep_layers")
     axes.set_xticks(range(len(results)), list(results))
     axes.margins(x=0.1)
@@ -242,23 +227,23 @@ def plot_domains(domains: "DataFrame", title: str = "Where the gap is") -> "Figu
     """
     domains = domains.assign(gap=domains["text"] - domains["speech"]).sort_values("gap")
     figure, axes = _figure(7.5, 1.2 + 0.42 * len(domains), 1)
-    places = range(len(domains))
-    axes.hlines(places, 100 * domains["speech"], 100 * domains["text"], color="#BBBBBB", linewidth=5, zorder=1)
+    axes.hlines(range(len(domains)), 100 * domains["speech"], 100 * domains["text"], color="#BBBBBB", linewidth=5)
+    rows = domains.rename(columns={name: f"{name}_accuracy" for name in BOTH}).to_dict("records")
     for shift, modality in ((-0.13, "speech"), (0.13, "text")):
-        rows = zip(places, domains[modality], domains[f"{modality}_interval"], strict=True)
-        for number, (place, value, (low, high)) in enumerate(rows):
-            axes.errorbar(
-                100 * value, place + shift, xerr=[[100 * max(0, value - low)], [100 * max(0, high - value)]],
-                fmt=MARKERS[modality], color=COLORS[modality], elinewidth=1, label=None if number else modality,
-            )  # fmt: skip
+        places = [place + shift for place in range(len(rows))]
+        _intervals(axes, places, rows, modality, across=True, linestyle="none", capsize=0, label=modality)
     labels = [f"{domain} ({count})" for domain, count in zip(domains.index, domains["questions"], strict=True)]
-    axes.set_yticks(places, labels)
+    axes.set_yticks(range(len(rows)), labels)
     axes.set(title=title, xlabel="accuracy (%), 95 % intervals; number of questions in brackets")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
-# Parts
+# ---- Parts ---------------------------------------------------------------------------------------------------------
+
+
+def _both(figure: str) -> dict[str, str]:
+    return {modality: f"{modality}/{figure}" for modality in BOTH}
 
 
 def _figure(width: float, height: float, columns: int, rows: int = 1, **options: Any) -> tuple["Figure", Any]:
@@ -273,91 +258,62 @@ def _figure(width: float, height: float, columns: int, rows: int = 1, **options:
 
 def _curve(axes: "Axes", values: "Series", smooth: int, kind: str, line: str, label: str | None, band: bool) -> None:
     """A rolling mean with its 95 % interval."""
-    values = values.dropna()
-    rolling = values.rolling(smooth, min_periods=1)
-    mean = rolling.mean()
+    rolling = values.dropna().rolling(smooth, min_periods=1)
+    mean, steps = rolling.mean(), rolling.count()
     axes.plot(mean.index, mean, line, color=COLORS[kind], label=label)
     if band and smooth > 1:
-        steps = rolling.count()
-        half = (1.96 * rolling.std() / steps**0.5).where(
-            steps >= min(smooth, 3)
-        )  # two steps say nothing of their spread
+        # Two steps say nothing of their spread.
+        half = (1.96 * rolling.std() / steps**0.5).where(steps >= min(smooth, 3))
         axes.fill_between(mean.index, mean - half, mean + half, color=COLORS[kind], alpha=0.18, linewidth=0)
 
 
-def _held_out(axes: "Axes", metrics: "DataFrame", kind: str, line: str) -> None:
-    for column, name, face in (
-        (f"eval_{kind}/accuracy", "held out", "white"),
-        (f"eval_{kind}/accuracy_greedy", "held out, greedy", COLORS[kind]),
-    ):
-        if column in metrics:
-            measured = 100 * metrics[column].dropna()
-            label = f"{kind}, {name}" if line == LINES[0] else None
-            axes.plot(
-                measured.index, measured, line, color=COLORS[kind], marker=MARKERS[kind], markerfacecolor=face,
-                linewidth=1.2, label=label,
-            )  # fmt: skip
-
-
-def _panels(metrics: "DataFrame", panels: Sequence[Panel], smooth: int, by: str = "TARSGRPOTrainer") -> "Figure":
-    """One small axis for each panel of which the run logged something.
-
-    Raises:
-        NotLoggedError: it logged nothing of them.
-    """
-    logged = [
-        (title, unit, kinds, limits)
-        for title, unit, columns, limits in panels
-        if (kinds := {kind: column for kind, column in columns.items() if column in metrics})
-    ]
+def _panels(run: LoggedRun, smooth: int, trainer: str, panels: Sequence[Panel]) -> "Figure":
+    """One small axis for each panel of which the run logged something; a NotLoggedError if that is none."""
+    metrics = metrics_frame(run)
+    logged = [panel for panel in panels if any(column in metrics for column in panel[2].values())]
     if not logged:
         wanted = ", ".join(column for panel in panels for column in panel[2].values())
-        raise NotLoggedError(f"The run logged none of {wanted}. Give a run of {by} that has logged a step.")
-    columns = min(3, len(logged))
-    figure, grid = _figure(
-        3.6 * columns, 2.7 * -(-len(logged) // columns), columns, -(-len(logged) // columns), squeeze=False
-    )
-    axes = list(grid.flat)
-    for axis, (title, unit, kinds, limits) in zip(axes, logged, strict=False):
+        raise NotLoggedError(f"The run logged none of {wanted}. Give a run of {trainer} that has logged a step.")
+    columns, rows = min(3, len(logged)), math.ceil(len(logged) / 3)
+    figure, grid = _figure(3.6 * columns, 2.7 * rows, columns, rows, squeeze=False)
+    for axes, (title, unit, kinds, limits) in zip(grid.flat, logged, strict=False):
         for kind, column in kinds.items():
-            _curve(axis, metrics[column], smooth, kind, "-", kind if len(kinds) > 1 else None, band=True)
-        axis.set(title=title, xlabel="training step", ylabel=unit, ylim=limits)
-        _whole_steps(axis)
-    for axis in axes[len(logged) :]:
-        axis.remove()
-    if any(len(kinds) > 1 for _, _, kinds, _ in logged):
-        figure.legend(*_legend(axes[: len(logged)]), loc="outside upper right", ncols=2)
+            if column in metrics:
+                _curve(axes, metrics[column], smooth, kind, "-", kind if kind in BOTH else None, band=True)
+        axes.set(title=title, ylabel=unit, ylim=limits)
+        _whole_steps(axes, "training step")
+    for axes in grid.flat[len(logged) :]:
+        axes.remove()
+    legends = [axes.get_legend_handles_labels() for axes in grid.flat[: len(logged)]]
+    if both := [legend for legend in legends if len(legend[0]) > 1]:
+        figure.legend(*both[0], loc="outside upper right", ncols=2)
     return figure
 
 
-def _whole_steps(axes: "Axes") -> None:
+def _whole_steps(axes: "Axes", label: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
-def _legend(axes: Sequence["Axes"]) -> tuple[list, list]:
-    """Handles and labels of the first axis that has any."""
-    return next(legend for axis in axes if (legend := axis.get_legend_handles_labels())[0])
-
-
 def _intervals(
-    axes: "Axes", places: Sequence[float], values: Sequence[float], ends: Sequence[Sequence[float]], kind: str,
-    line: str = "-", label: str | None = None,
-) -> None:  # fmt: skip
-    """Marks (percent) with bars to both ends of their intervals (0 to 1)."""
-    pairs = zip(values, ends, strict=True)
-    bars = [[max(0.0, value - 100 * low), max(0.0, 100 * high - value)] for value, (low, high) in pairs]
-    axes.errorbar(
-        places, values, yerr=list(zip(*bars, strict=True)), fmt=MARKERS[kind], linestyle=line, color=COLORS[kind],
-        capsize=4, elinewidth=1.5, label=label,
-    )  # fmt: skip
-
-
-def _room(axes: "Axes", values: Sequence[float]) -> None:
-    """A vertical range that shows the values with some air, inside 0 to 100."""
-    axes.set_ylim(max(0, min(values) - 6), min(102, max(values) + 6))
-
-
-def _percent(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.1f} %"
+    axes: "Axes", places: Sequence[float], results: Sequence[Mapping[str, Any]], kind: str, across: bool = False,
+    **options: Any,
+) -> list[float]:  # fmt: skip
+    """Mark accuracies or gaps (returned, in percent) with bars to both ends of their intervals (0 to 1)."""
+    values = [100 * result[kind if kind == "gap" else f"{kind}_accuracy"] for result in results]
+    pairs = [(value, *result[f"{kind}_interval"]) for value, result in zip(values, results, strict=True)]
+    bars = list(
+        zip(*[(max(0, value - 100 * low), max(0, 100 * high - value)) for value, low, high in pairs], strict=True)
+    )
+    where = (values, places, None, bars) if across else (places, values, bars)  # x, y, their bars
+    style: dict[str, Any] = {
+        "fmt": MARKERS[kind],
+        "linestyle": "-",
+        "color": COLORS[kind],
+        "capsize": 4,
+        "elinewidth": 1.5,
+    }
+    axes.errorbar(*where, **style | options)
+    return values

@@ -37,16 +37,12 @@ def decoding(settings: DecodingSettings) -> dict[str, Any]:
     Sampling is neutral but for what the settings say, as the trainer's: each way of narrowing it down is named, since
     what is not named would come from the checkpoint's generation_config.
     """
-    told = {
-        "max_completion_length": settings.max_completion_length,
-        "seed": settings.seed,
-        "repetition_penalty": settings.repetition_penalty,
-    }
-    if settings.temperature == 0:
-        return told
-    neutral = {"min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
-    narrowed = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
-    return {**told, "do_sample": True, **narrowed, **neutral}
+    names = ["max_completion_length", "seed", "repetition_penalty"]
+    neutral: dict[str, Any] = {}
+    if settings.temperature > 0:
+        names += ["temperature", "top_p", "top_k"]
+        neutral = {"do_sample": True, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
+    return {name: getattr(settings, name) for name in names} | neutral
 
 
 def complete(
@@ -78,6 +74,7 @@ def complete(
         `num_samples` completions a row, in the order of `rows`.
     """
     base, tokenizer = base_of(model), processor.tokenizer
+    architecture = architecture_of(base.config.model_type)
     ends = base.generation_config.eos_token_id
     ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])})
     config = GenerationConfig(
@@ -87,16 +84,32 @@ def complete(
         num_return_sequences=num_samples,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends,
-        suppress_tokens=architecture_of(base.config.model_type).unsampled_tokens(base),
+        suppress_tokens=architecture.unsampled_tokens(base),
     )
     device = base.get_input_embeddings().weight.device
-    with evaluation_mode(model):
-        for start in range(0, len(rows), batch_size):
-            batch = [rows[number] for number in range(start, min(start + batch_size, len(rows)))]
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(_batch_seed(seed, question_key(batch[0])))
-                completions = _complete_batch(model, processor, batch, modality, config, streamer)
-            yield from completions
+    # `generate` repeats each row for its samples or beams, and each copy hears the row's clip.
+    copies = max(num_samples, config.num_beams or 1)
+    for start in range(0, len(rows), batch_size):
+        asked = [rows[number] for number in range(start, min(start + batch_size, len(rows)))]
+        keys = [question_key(row) for row in asked]
+        prompts = [twin_prompt(architecture, processor, row, modality) for row in asked]
+        batch = prompt_batch(model, prompts, tokenizer.pad_token_id)
+        clips = [clip for clip in batch.clips for _ in range(copies)]
+        drawn = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with evaluation_mode(model), drawn, heard(model, clips), last_logits_only(base):
+            digest = hashlib.blake2b(f"{seed}/{keys[0]}".encode(), digest_size=7).digest()
+            torch.manual_seed(int.from_bytes(digest))
+            output = model.generate(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                generation_config=config,
+                streamer=streamer,
+            )
+        for number, ids in enumerate(output[:, batch.prompt_width :].tolist()):
+            end = next((place for place, token in enumerate(ids) if token in ends), None)
+            own = ids if end is None else ids[: end + 1]
+            text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+            yield Completion(keys[number // num_samples], modality, text, len(own), end is None, tuple(own))
 
 
 @contextmanager
@@ -109,44 +122,3 @@ def evaluation_mode(model: Any) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _batch_seed(seed: int, key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=7).digest())
-
-
-def _complete_batch(
-    model: Any,
-    processor: Any,
-    rows: Sequence[dict[str, Any]],
-    modality: Modality,
-    config: GenerationConfig,
-    streamer: Any,
-) -> list[Completion]:
-    base, samples = base_of(model), config.num_return_sequences
-    architecture = architecture_of(base.config.model_type)
-    prompts = [twin_prompt(architecture, processor, row, modality) for row in rows]
-    batch = prompt_batch(model, prompts, config.pad_token_id)
-    # `generate` repeats each row for its samples or beams, and each copy hears the row's clip.
-    copies = max(samples, config.num_beams or 1)
-    with heard(model, [clip for clip in batch.clips for _ in range(copies)]), last_logits_only(base):
-        output = model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            generation_config=config,
-            streamer=streamer,
-        )
-    completions = []
-    for number, ids in enumerate(output[:, batch.prompt_width :].tolist()):
-        end = next((place for place, token in enumerate(ids) if token in config.eos_token_id), None)
-        completions.append(
-            Completion(
-                key=question_key(rows[number // samples]),
-                modality=modality,
-                text=processor.tokenizer.decode(ids[:end], skip_special_tokens=True),
-                tokens=len(ids) if end is None else end + 1,
-                truncated=end is None,
-                ids=tuple(ids if end is None else ids[: end + 1]),
-            )
-        )
-    return completions

@@ -22,24 +22,14 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
-from ..data.journal import rows_digest, sha256
+from ..data.journal import Line, rows_digest, sha256
 from ..data.prompts import MODALITIES
 from ..errors import SettingError
 from ..grpo.rewards import accuracy_reward, format_reward
 from ..record import environment
 from ..settings import setting
+from . import shared
 from .complete import complete, decoding
-from .shared import (
-    Line,
-    SamplingSettings,
-    chosen_questions,
-    model_facts,
-    model_loader,
-    share_out,
-    spell_counts,
-    start_processes,
-    write_parquet,
-)
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 SHARD_ROWS = 2000  # 500 MB with clips of 16 s as 16-bit samples
@@ -47,23 +37,17 @@ PAIRED = "kept"
 
 
 @dataclass
-class PreferenceSettings(SamplingSettings):
+class PreferenceSettings(shared.SamplingSettings):
     """Settings of `build_preferences`."""
 
     output_dir: str = setting("runs/preferences", "Folder of what is written.", required=True)
     num_samples: int = setting(4, "Completions of a question in each modality (as TARS: 4 + 4).", least=1)
     temperature: float = setting(1.0, "Of sampling (paper: 1.0); near 0 all samples are the same.", least=0.01)
-    format_weight: float = setting(
-        0.5, "A completion's score is accuracy + format_weight * format (paper: 0.5).", least=0
-    )
-    min_margin: float = setting(
-        0.5, "Smallest difference of the two scores; 1 asks for a wrong rejected completion.", above=0
-    )
+    format_weight: float = setting(0.5, "A score is accuracy + format_weight * format (paper: 0.5).", least=0)
+    min_margin: float = setting(0.5, "Smallest difference of the scores; 1: the rejected one is wrong.", above=0)
     min_tokens: int = setting(1, "Shorter completions are not used.", least=1)
     max_tokens: int | None = setting(None, "Longer completions are not used. None: max_completion_length.", least=1)
-    max_length_ratio: float = setting(
-        2.0, "Most tokens of the longer completion of a pair over the shorter one's.", least=1
-    )
+    max_length_ratio: float = setting(2.0, "Most tokens of a pair's longer completion over the shorter's.", least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,20 +103,19 @@ def choose(
         return None, None, "correct written completions truncated, too short or too long"
     best = max(c.score for c in teachers)
     alone = generator.choice([c for c in teachers if c.score == best])
-    if not spoken:
-        return alone, None, "spoken completions truncated, too short or too long"
-    pairs = [(c, r) for c in teachers for r in spoken if _margin(c, r) > 0]
-    if not pairs:
-        return alone, None, "spoken completions as good as written ones"
-    pairs = [(c, r) for c, r in pairs if _margin(c, r) >= settings.min_margin]
-    if not pairs:
-        return alone, None, "margin below min_margin"
-    pairs = [(c, r) for c, r in pairs if _ratio(c, r) <= settings.max_length_ratio]
-    if not pairs:
-        return alone, None, "lengths differ by more than max_length_ratio"
-    widest = max(_margin(c, r) for c, r in pairs)
-    chosen, rejected = generator.choice([(c, r) for c, r in pairs if _margin(c, r) == widest])
-    return chosen, rejected, PAIRED
+    pairs = [(c, r) for c in teachers for r in spoken]
+    filters: tuple[tuple[str, Callable[[Candidate, Candidate], bool]], ...] = (
+        ("spoken completions truncated, too short or too long", lambda c, r: True),
+        ("spoken completions as good as written ones", lambda c, r: _margin(c, r) > 0),
+        ("margin below min_margin", lambda c, r: _margin(c, r) >= settings.min_margin),
+        ("lengths differ by more than max_length_ratio", lambda c, r: _ratio(c, r) <= settings.max_length_ratio),
+    )
+    for reason, passes in filters:
+        pairs = [pair for pair in pairs if passes(*pair)]
+        if not pairs:
+            return alone, None, reason
+    widest = max(_margin(*pair) for pair in pairs)
+    return *generator.choice([pair for pair in pairs if _margin(*pair) == widest]), PAIRED
 
 
 def _margin(chosen: Candidate, rejected: Candidate) -> float:
@@ -153,15 +136,15 @@ def build_preferences(settings: PreferenceSettings) -> Counter[str]:
         SettingError, QuestionError, AudioError: settings or rows that cannot work, before a model is loaded; and no
             pair at all.
     """
-    state = start_processes(settings.use_cpu)
-    loaded = model_loader(settings)
-    questions = chosen_questions(settings)
+    state = shared.start_processes(settings.use_cpu)
+    loaded = shared.model_loader(settings)
+    questions = shared.chosen_questions(settings)
     choices = [choose(_candidates(line), line["key"], settings) for line in _sample(questions, settings, loaded)]
     counts = Counter(reason for _, _, reason in choices)
     if counts[PAIRED] == 0:
         raise SettingError(
-            f"{len(choices)} questions gave no pair ({spell_counts(counts)}). Sample more with num_samples, or loosen "
-            "min_margin, max_tokens or max_length_ratio."
+            f"{len(choices)} questions gave no pair ({shared.spell_counts(counts)}). Sample more with num_samples, or "
+            "loosen min_margin, max_tokens or max_length_ratio."
         )
     if state.is_main_process:
         _write(questions, choices, counts, settings)
@@ -175,39 +158,35 @@ def build_preferences(settings: PreferenceSettings) -> Counter[str]:
 def _sample(questions: Dataset, settings: PreferenceSettings, loaded: Callable[[], tuple[Any, Any]]) -> list[Line]:
     """A line of scored completions for each question, in its order."""
     names = ("num_samples", "batch_size", "format_weight")
-    facts = {name: getattr(settings, name) for name in names} | decoding(settings) | model_facts(settings)
-    digest = sha256(facts | {"rows": rows_digest(questions, True)})[:16]
-    counts: Counter[str] = Counter()
+    facts = {name: getattr(settings, name) for name in names} | decoding(settings) | shared.model_facts(settings)
+    stem = f"samples.{sha256(facts | {'rows': rows_digest(questions, True)})[:16]}"
+    counts: Counter[bool] = Counter()
 
     def work(places: Sequence[int]) -> list[Line]:
         lines = _sample_batch(*loaded(), [questions[place] for place in places], settings)
-        counts.update(choose(_candidates(line), line["key"], settings)[2] for line in lines)
+        counts.update(choose(_candidates(line), line["key"], settings)[2] == PAIRED for line in lines)
         return lines
 
-    return share_out(
+    return shared.share_out(
         questions["key"][:],
         work,
         Path(settings.output_dir),
-        f"samples.{digest}",
+        stem,
         batch_size=settings.batch_size,
-        postfix=lambda _: {"pairs": counts[PAIRED], "dropped": counts.total() - counts[PAIRED]},
+        postfix=lambda _: {"pairs": counts[True], "dropped": counts[False]},
     )
 
 
 def _sample_batch(model: Any, processor: Any, rows: list[dict[str, Any]], settings: PreferenceSettings) -> list[Line]:
-    lines: list[Line] = [{"key": row["key"]} for row in rows]
-    samples = settings.num_samples
+    lines: list[Line] = [{"key": row["key"], **{modality: [] for modality in MODALITIES}} for row in rows]
+    told = {"batch_size": len(rows), "num_samples": settings.num_samples, **decoding(settings)}
     for modality in MODALITIES:
-        completions = complete(
-            model, processor, rows, modality, batch_size=len(rows), num_samples=samples, **decoding(settings)
-        )
-        for number, completion in enumerate(completions):
-            row, line = rows[number // samples], lines[number // samples]
-            (accuracy,) = accuracy_reward([completion.text], [row["answer_index"]], [row["options"]])
-            (well_formed,) = format_reward([completion.text])
-            score = accuracy + settings.format_weight * well_formed
+        for number, completion in enumerate(complete(model, processor, rows, modality, **told)):
+            place = number // settings.num_samples
+            (accuracy,) = accuracy_reward([completion.text], [rows[place]["answer_index"]], [rows[place]["options"]])
+            score = accuracy + settings.format_weight * format_reward([completion.text])[0]
             candidate = Candidate(completion.text, completion.tokens, completion.truncated, accuracy == 1, score)
-            line.setdefault(modality, []).append(asdict(candidate))
+            lines[place][modality].append(asdict(candidate))
     return lines
 
 
@@ -223,25 +202,17 @@ def _write(questions: Dataset, choices: Sequence[tuple], counts: Counter[str], s
     added = ("chosen", "rejected", "chosen_score", "rejected_score", "completion")
     questions = questions.remove_columns([name for name in added if name in questions.column_names])
     taught = [number for number, (chosen, _, _) in enumerate(choices) if chosen is not None]
-    paired = [number for number in taught if choices[number][2] == PAIRED]
-    pairs = {
-        "chosen": [_message(choices[number][0]) for number in paired],
-        "chosen_score": [choices[number][0].score for number in paired],
-        "rejected": [_message(choices[number][1]) for number in paired],
-        "rejected_score": [choices[number][1].score for number in paired],
-    }
+    paired = [number for number, (_, rejected, _) in enumerate(choices) if rejected is not None]
+    pairs: dict[str, list] = {}
+    for place, name in enumerate(("chosen", "rejected")):
+        pairs[name] = [_message(choices[number][place]) for number in paired]
+        pairs[f"{name}_score"] = [choices[number][place].score for number in paired]
     _write_shards(questions.select(taught), {"completion": [_message(choices[n][0]) for n in taught]}, folder / "sft")
     _write_shards(questions.select(paired), pairs, folder / "preferences")
-    report = {
-        "questions": len(choices),
-        "preferences": len(paired),
-        "sft": len(taught),
-        "reasons": dict(counts.most_common()),
-        "settings": asdict(settings),
-        **environment(),
-    }
+    sizes = {"questions": len(choices), "preferences": len(paired), "sft": len(taught)}
+    report = {**sizes, "reasons": dict(counts.most_common()), "settings": asdict(settings), **environment()}
     (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{len(choices)} questions: {spell_counts(counts)}.")
+    print(f"{len(choices)} questions: {shared.spell_counts(counts)}.")
     print(f"{folder}: {len(paired)} preference pairs, {len(taught)} supervised examples.")
 
 
@@ -262,7 +233,7 @@ def _write_shards(rows: Dataset, columns: dict[str, list], folder: Path) -> None
     shards = -(-len(rows) // SHARD_ROWS)
     for index in range(shards):
         part, beside_it = (whole.shard(shards, index, contiguous=True) for whole in (rows, added))
-        write_parquet(part, beside_it, beside / f"train-{index:05d}-of-{shards:05d}.parquet")
+        shared.write_parquet(part, beside_it, beside / f"train-{index:05d}-of-{shards:05d}.parquet")
     if folder.exists():
         folder.rename(old)
     beside.rename(folder)

@@ -23,22 +23,12 @@ from datasets import Audio, Dataset, Features, Value
 
 from ..data.answers import extract_strict
 from ..data.audio import TARGET_RATE
-from ..data.journal import rows_digest, sha256
+from ..data.journal import Line, rows_digest, sha256
 from ..data.prompts import MODALITIES, Modality
 from ..errors import SettingError
 from ..settings import setting
+from . import shared
 from .complete import complete, decoding
-from .shared import (
-    Line,
-    SamplingSettings,
-    chosen_questions,
-    model_facts,
-    model_loader,
-    share_out,
-    spell_counts,
-    start_processes,
-    write_parquet,
-)
 
 KEEP = ("all", "reachable", "learnable")
 ORDERS = ("easy_first", "largest_gap")
@@ -50,20 +40,16 @@ Score = Mapping[str, float]
 
 
 @dataclass
-class ScoreSettings(SamplingSettings):
+class ScoreSettings(shared.SamplingSettings):
     """Settings of `score_questions`."""
 
     output_dir: str = setting("runs/scored", "Folder of the scored questions.", required=True)
     num_samples: int = setting(8, "Completions of each question in each modality.", least=1)
-    k: int = setting(
-        4, "Of pass@k: in training a question has num_generations / 2 completions of each modality.", least=1
-    )
+    k: int = setting(4, "Of pass@k: in training a modality has num_generations / 2 completions.", least=1)
     temperature: float = setting(1.0, "Of sampling (paper: 1.0); near 0 all samples are the same.", least=0.01)
     batch_size: int = setting(4, "Questions in a forward pass, per process; each takes num_samples rows.", least=1)
     keep: str = setting(
-        "all",
-        "all; reachable: a written sample is right and complete; learnable: and not all are right.",
-        choices=KEEP,
+        "all", "all; reachable: a written sample is right and complete; learnable: and not all are right.", choices=KEEP
     )
     order: str = setting("easy_first", "easy_first (curriculum) or largest_gap (active selection).", choices=ORDERS)
     top: int | None = setting(None, "Keep this many questions, the first ones in that order.", least=1)
@@ -109,17 +95,14 @@ def score(speech: Samples, text: Samples, k: int, order: str = "easy_first") -> 
     Raises:
         SettingError: fewer than k samples.
     """
-    heard, read = (sum(samples.right) / max(1, len(samples.right)) for samples in (speech, text))
+    columns = {}
+    for name, samples in (("speech", speech), ("text", text)):
+        columns[f"{name}_pass_at_k"] = pass_at_k(len(samples.right), sum(samples.right), k)
+        columns[f"{name}_accuracy"] = sum(samples.right) / len(samples.right)
+    heard, read = columns["speech_accuracy"], columns["text_accuracy"]
     references = sum(right and complete for right, complete in zip(text.right, text.complete, strict=True))
-    return {
-        "speech_accuracy": heard,
-        "text_accuracy": read,
-        "speech_pass_at_k": pass_at_k(len(speech.right), sum(speech.right), k),
-        "text_pass_at_k": pass_at_k(len(text.right), sum(text.right), k),
-        "gap": read - heard,
-        "text_references": references / max(1, len(text.right)),
-        "curriculum": 1 - (heard + read) / 2 if order == "easy_first" else heard - read,
-    }
+    columns |= {"gap": read - heard, "text_references": references / len(text.right)}
+    return columns | {"curriculum": 1 - (heard + read) / 2 if order == "easy_first" else heard - read}
 
 
 def select_questions(scores: Sequence[Score], keep: str = "all", top: int | None = None) -> list[int]:
@@ -127,9 +110,9 @@ def select_questions(scores: Sequence[Score], keep: str = "all", top: int | None
 
     Args:
         scores: one a question, as `score` gives them.
-        keep: `all`; `reachable`: a written sample is right and complete, so that a reference can be found (the paper's
-            alignment rewards are 0 without one); `learnable`: also, not every sample of both modalities is right, so
-            that some advantage is not 0.
+        keep: `reachable`: a written sample is right and complete, so that a reference can be found (the paper's
+            alignment rewards are 0 without one); `learnable`: also, some sample is wrong, so that some advantage is
+            not 0.
         top: how many at most, the first ones.
 
     Raises:
@@ -138,8 +121,9 @@ def select_questions(scores: Sequence[Score], keep: str = "all", top: int | None
     numbers = [number for number, columns in enumerate(scores) if _drop_reason(columns, keep) is None]
     if not numbers:
         raise SettingError(
-            f"keep={keep!r} leaves none of {len(scores)} questions ({spell_counts(count_drops(scores, keep, 0))}). "
-            "Give others, a larger num_samples or max_completion_length, or keep='all'."
+            f"keep={keep!r} leaves none of {len(scores)} questions "
+            f"({shared.spell_counts(count_drops(scores, keep, 0))}). Give others, a larger num_samples or "
+            "max_completion_length, or keep='all'."
         )
     return sorted(numbers, key=lambda number: scores[number]["curriculum"])[:top]
 
@@ -147,8 +131,7 @@ def select_questions(scores: Sequence[Score], keep: str = "all", top: int | None
 def count_drops(scores: Sequence[Score], keep: str, selected: int) -> Counter[str]:
     """How many questions were dropped, by reason, where `select_questions` left this many."""
     reasons = Counter(reason for columns in scores if (reason := _drop_reason(columns, keep)) is not None)
-    cut = len(scores) - reasons.total() - selected
-    return reasons + Counter({"cut by top": cut})
+    return reasons + Counter({"cut by top": len(scores) - reasons.total() - selected})
 
 
 def _drop_reason(columns: Score, keep: str) -> str | None:
@@ -170,10 +153,10 @@ def score_questions(settings: ScoreSettings) -> tuple[list[dict[str, float]], li
         SettingError, QuestionError, AudioError: settings or rows that cannot work, before a model is loaded; and no
             question is left.
     """
-    state = start_processes(settings.use_cpu)
-    loaded = model_loader(settings)
-    rows = chosen_questions(settings)
-    facts = model_facts(settings) | {"rows": rows_digest(rows, with_audio=True)}
+    state = shared.start_processes(settings.use_cpu)
+    loaded = shared.model_loader(settings)
+    rows = shared.chosen_questions(settings)
+    facts = shared.model_facts(settings) | {"rows": rows_digest(rows, with_audio=True)}
     speech, text = (sample_answers(settings, rows, modality, loaded, facts) for modality in MODALITIES)
     scores = [score(*pair, settings.k, settings.order) for pair in zip(speech, text, strict=True)]
     numbers = select_questions(scores, settings.keep, settings.top)
@@ -191,31 +174,28 @@ def sample_answers(
     loaded: Callable[[], tuple[Any, Any]],
     facts: Mapping[str, Any],
 ) -> list[Samples]:
-    """The samples of each question; over all processes, and continued where it stopped.
+    """The `num_samples` samples of each question; over all processes, and continued where it stopped.
 
     Args:
-        rows: N questions of the schema.
+        rows: questions of the schema.
         loaded: gives (model, processor); called where samples are missing.
         facts: what identifies model and data; samples of others are not taken for these.
-
-    Returns:
-        N times `num_samples` samples.
     """
-    samples, told = settings.num_samples, decoding(settings)
-    digest = sha256({**facts, **told, "num_samples": samples, "batch_size": settings.batch_size, "modality": modality})
+    told, size = {"num_samples": settings.num_samples, **decoding(settings)}, settings.batch_size
+    digest = sha256({**facts, **told, "batch_size": size, "modality": modality})
 
     def work(places: Sequence[int]) -> list[Line]:
         batch = [rows[place] for place in places]
-        completions = list(complete(*loaded(), batch, modality, batch_size=len(batch), num_samples=samples, **told))
-        lines = []
-        for number, row in enumerate(batch):
-            own = completions[number * samples : (number + 1) * samples]
-            right = [extract_strict(done.text, row["options"]) == row["answer_index"] for done in own]
-            lines.append({"key": row["key"], "correct": right, "complete": [not done.truncated for done in own]})
+        lines: list[Line] = [{"key": row["key"], "correct": [], "complete": []} for row in batch]
+        for number, done in enumerate(complete(*loaded(), batch, modality, batch_size=len(batch), **told)):
+            place = number // settings.num_samples
+            right = extract_strict(done.text, batch[place]["options"]) == batch[place]["answer_index"]
+            lines[place]["correct"].append(right)
+            lines[place]["complete"].append(not done.truncated)
         return lines
 
     folder, stem = Path(settings.output_dir).expanduser() / ".work", f"{modality}.{digest[:16]}"
-    lines = share_out(rows["key"][:], work, folder, stem, batch_size=settings.batch_size)
+    lines = shared.share_out(rows["key"][:], work, folder, stem, batch_size=size)
     return [Samples(line["correct"], line["complete"]) for line in lines]
 
 
@@ -225,4 +205,4 @@ def write_scores(rows: Dataset, scores: Sequence[Score], numbers: Sequence[int],
     columns = Dataset.from_list([dict(scores[number]) for number in numbers], features=types)
     if isinstance(rows.features["audio"], Audio):
         rows = rows.cast_column("audio", Audio(sampling_rate=TARGET_RATE))
-    write_parquet(rows.select(numbers), columns, place)
+    shared.write_parquet(rows.select(numbers), columns, place)

@@ -26,12 +26,11 @@ from tqdm import tqdm
 from ..data import journal
 from ..data.audio import check_audio
 from ..data.hub import check_on_hub
+from ..data.journal import Line
 from ..data.questions import load_questions
 from ..errors import SettingError
 from ..models.loading import base_revision, identity, load_speech_llm, resolve
 from ..settings import AskedModelSettings, AudioSettings, DecodingSettings, QuestionSettings
-
-Line = dict[str, Any]
 
 
 def start_processes(use_cpu: bool = False) -> PartialState:
@@ -70,11 +69,9 @@ def share_out(
     found: dict[str, Line] = {}
     if state.is_main_process:
         files = sorted(folder.glob(f"{stem}.*.jsonl"))
-        if overwrite:
-            for file in files:
-                file.unlink()
-        else:
-            found = journal.read_lines(files)
+        for file in files if overwrite else ():
+            file.unlink()
+        found = {} if overwrite else journal.read_lines(files)
     (found,) = broadcast_object_list([found])
     batches = [range(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)]
     missing = [batch for batch in batches if any(keys[place] not in found for place in batch)]
@@ -137,6 +134,7 @@ def model_loader(settings: AskedModelSettings) -> Callable[[], tuple[Any, Any]]:
     Raises:
         SettingError, OSError: at once, a model or an adapter that is nowhere, see `check_place`.
     """
+    names = ("model_revision", "dtype", "attn_implementation")
     check_place("model", settings.model, settings.model_revision)
     check_place("adapter", settings.adapter)
     base, adapter = resolve(settings.model or "", settings.adapter)
@@ -145,15 +143,9 @@ def model_loader(settings: AskedModelSettings) -> Callable[[], tuple[Any, Any]]:
 
     @functools.cache
     def load() -> tuple[Any, Any]:
+        options: dict[str, Any] = {name: getattr(settings, name) for name in names}
         try:
-            return load_speech_llm(
-                settings.model or "",
-                settings.adapter,
-                model_revision=settings.model_revision,
-                dtype=settings.dtype,
-                device=PartialState().device,
-                attn_implementation=settings.attn_implementation,
-            )
+            return load_speech_llm(settings.model or "", settings.adapter, device=PartialState().device, **options)
         except OSError as error:  # of which some don't say what was asked for
             told = f", adapter={settings.adapter!r}" if settings.adapter else ""
             why = str(error).partition("\n")[0]
@@ -179,13 +171,11 @@ def check_place(name: str, value: str | None, revision: str | None = None) -> No
     if value is None or Path(value).exists():
         return
     path = Path(value)
-    in_a_folder = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
-    if len(path.parts) == 2 and not in_a_folder and not value.startswith((".", "/", "~")):
+    if len(path.parts) == 2 and not Path(path.parts[0]).is_dir() and not value.startswith((".", "/", "~")):
         check_on_hub(value, revision=revision)
         return
-    missing, there = path.name, path.parent
-    while not there.is_dir():
-        missing, there = there.name, there.parent
+    there = next(folder for folder in path.parents if folder.is_dir())
+    missing = path.relative_to(there).parts[0]
     near = difflib.get_close_matches(missing, [entry.name for entry in there.iterdir()], 1)
     advice = f"Did you mean {there / near[0]}?" if near else "Correct the path, or give a hub id, owner/name."
     raise SettingError(f"{name}={value!r}: there is no such folder. {advice}")
@@ -195,12 +185,9 @@ def check_place(name: str, value: str | None, revision: str | None = None) -> No
 
 
 def write_parquet(rows: Dataset, columns: Dataset, place: Path) -> None:
-    """Write rows, audio inside, and their new columns as one parquet file, which is there when it is whole.
+    """Write questions, audio inside, and as many rows of new columns, which replace those of the same names, as a file.
 
-    Args:
-        rows: questions; their columns of the same names are replaced.
-        columns: as many rows.
-        place: the file; folders are made.
+    It is there when it is whole; its folders are made.
     """
     rows = rows.remove_columns([name for name in columns.column_names if name in rows.column_names])
     schema = Features({**rows.features, **columns.features}).arrow_schema

@@ -5,6 +5,7 @@ in `tars_trl.models`.
 """
 
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..record import read_run
 from ..settings import Settings, setting
 from .cards import read_pairs, write_card
 from .hub import prepare_repository, push
-from .verify import greedy_answers, untrained_logits, verify_folder
+from .verify import TOLERANCES, greedy_answers, untrained_logits, verify_folder
 
 FORMATS = ("adapter", "merged", "omni")
 """The last one: the whole checkpoint that the trained model is a part of (`SpeechLLM.write_whole`)."""
@@ -41,16 +42,14 @@ class ExportSettings(Settings):
     model: str | None = setting(
         None, "Base model, hub id or folder. None: the one that the adapter names. A card names this one."
     )
-    model_revision: str | None = setting(
-        None, "Commit, tag or branch of the base on the hub. None: that of the training."
-    )
+    model_revision: str | None = setting(None, "Commit, tag or branch of the base on the hub. None: the training's.")
     whole: str | None = setting(
         None, "Format omni: hub id or folder of the whole checkpoint that the trained part belongs to. None: the base."
     )
     dtype: str = setting(
         "float32",
-        "Type that weights are stored in; of a checkpoint that a trained part is put back into, its own.",
-        choices=("float32", "bfloat16", "float16"),
+        "Type that weights are stored in; format omni keeps the whole one's.",
+        choices=tuple(TOLERANCES),
     )
     verify: bool = setting(True, "Load the result in a fresh process and compare (`--no_verify`: not; forbids a push).")
     dataset: str | None = setting(None, "Questions whose first one is asked in both forms: hub id, folder or file.")
@@ -79,16 +78,25 @@ def export(settings: ExportSettings) -> None:
         SettingError: a format that the model does not fit, or a folder that holds something.
         ExportError: what was written answers otherwise than what was trained; nothing is pushed then.
     """
-    output_dir = Path(str(settings.output_dir))
+    output_dir, checkpoint = Path(str(settings.output_dir)), str(settings.checkpoint)
+    adapter = settings.format == "adapter"
     remote: dict[str, Any] = {
         "hub_revision": settings.hub_revision, "private": not settings.public, "overwrite": settings.overwrite,
     }  # fmt: skip
-    results = read_pairs(settings.results, settings.checkpoint)
+    results = read_pairs(settings.results, checkpoint)
     check_empty(output_dir)
     if settings.push_to:  # before anything expensive
         prepare_repository(settings.push_to, folder=output_dir, **remote)
-    model, processor, facts = _load(settings)
-    architecture = architecture_of(base_of(model).config.model_type)
+    place = (settings.model, checkpoint) if settings.model else (checkpoint, None)
+    model, processor = load_speech_llm(*place, model_revision=settings.model_revision, dtype="float32")
+    base = base_of(model).config
+    facts = {"base_model": base.name_or_path, **read_run(checkpoint)}
+    if settings.training_data:
+        facts["dataset"] = settings.training_data
+    if settings.model:
+        facts |= {"base_model": settings.model, "base_revision": settings.model_revision}
+        if isinstance(model, PeftModel):
+            model.active_peft_config.base_model_name_or_path = settings.model
     questions: list[tuple[Modality, dict[str, Any]]] = []
     if settings.verify:
         row = load_questions(str(settings.dataset), settings.split, limit=1)[0]
@@ -96,14 +104,9 @@ def export(settings: ExportSettings) -> None:
     expected = greedy_answers(model, processor, questions, settings.max_completion_length)
     untrained = untrained_logits(model, processor, questions, expected)
 
+    original, revision = settings.whole or facts["base_model"], settings.model_revision or facts.get("base_revision")
     write_export(
-        model,
-        processor,
-        output_dir,
-        settings.format,
-        dtype=settings.dtype,
-        original=settings.whole or facts["base_model"],
-        revision=settings.model_revision or facts.get("base_revision"),
+        model, processor, output_dir, settings.format, dtype=settings.dtype, original=original, revision=revision
     )
     del model
     if torch.cuda.is_available():
@@ -112,7 +115,6 @@ def export(settings: ExportSettings) -> None:
 
     verification = None
     if settings.verify:
-        adapted = settings.format == "adapter"
         verification = verify_folder(
             str(output_dir),
             questions,
@@ -120,43 +122,20 @@ def export(settings: ExportSettings) -> None:
             untrained=untrained,
             dtype=stored_dtype(output_dir),
             max_completion_length=settings.max_completion_length,
-            base=settings.model if adapted else None,
-            model_revision=settings.model_revision if adapted else None,
+            base=settings.model if adapter else None,
+            model_revision=settings.model_revision if adapter else None,
         )
         for answer in expected:
             print(f"Verified, {answer.modality}: {answer.text!r}")
-    name, adapter = settings.push_to or output_dir.name, settings.format == "adapter"
     about: dict[str, Any] = {"results": results, "license": settings.license, "verification": verification}
+    name, architecture = settings.push_to or output_dir.name, architecture_of(base.model_type)
     write_card(output_dir, facts, architecture, name, adapter=adapter, **about)
     if settings.push_to:
         print("Pushed:", push(output_dir, settings.push_to, **remote))
 
 
-def _load(settings: ExportSettings) -> tuple[Any, Any, dict[str, Any]]:
-    """Model (in float32), processor and the facts of the run, in which what is set here counts."""
-    checkpoint = str(settings.checkpoint)
-    model, processor = load_speech_llm(
-        settings.model or checkpoint,
-        checkpoint if settings.model else None,
-        model_revision=settings.model_revision,
-        dtype="float32",
-    )
-    facts = {"base_model": base_of(model).config.name_or_path, **read_run(checkpoint)}
-    if settings.training_data:
-        facts["dataset"] = settings.training_data
-    if settings.model:
-        facts |= {"base_model": settings.model, "base_revision": settings.model_revision}
-        if isinstance(model, PeftModel):
-            model.active_peft_config.base_model_name_or_path = settings.model
-    return model, processor, facts
-
-
 def check_empty(folder: str | Path) -> None:
-    """See that nothing is mixed with what is written.
-
-    Raises:
-        SettingError: the folder holds something.
-    """
+    """Raise a SettingError if the folder holds something: nothing is mixed with what is written."""
     if Path(folder).exists() and any(Path(folder).iterdir()):
         raise SettingError(
             f"output_dir={str(folder)!r} holds files already; nothing is mixed with them. Give a new folder."
@@ -194,29 +173,25 @@ def write_export(
     check_empty(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     adapted = isinstance(model, PeftModel)
-    if kind == "adapter":
-        if not adapted:
-            raise SettingError("format='adapter' was asked of a whole model: it has no adapter. Use 'merged'.")
+    if kind == "adapter" and not adapted:
+        raise SettingError("format='adapter' was asked of a whole model: it has no adapter. Use 'merged'.")
+    if kind != "adapter":
+        model = (model.merge_and_unload(safe_merge=True) if adapted else model).to(getattr(torch, dtype))
+    if kind != "omni":
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         return
-    merged = (model.merge_and_unload(safe_merge=True) if adapted else model).to(getattr(torch, dtype))
-    if kind == "merged":
-        merged.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        return
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part:
-        merged.save_pretrained(part)
-        architecture_of(merged.config.model_type).write_whole(Path(part), processor, folder, original, revision)
+        model.save_pretrained(part)
+        architecture_of(model.config.model_type).write_whole(Path(part), processor, folder, original, revision)
 
 
 def stored_dtype(folder: str | Path) -> str:
     """Type that most of a folder's weights are stored in: float32, float16 or bfloat16."""
-    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    counts: dict[str, int] = {}
+    names = {"F16": "float16", "BF16": "bfloat16"}
+    counts: Counter[str] = Counter()
     for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 (no mapping)
-                name = names.get(opened.get_slice(key).get_dtype(), "float32")
-                counts[name] = counts.get(name, 0) + 1
-    return max(counts, key=lambda name: counts[name])
+            keys = opened.keys()
+            counts.update(names.get(opened.get_slice(key).get_dtype(), "float32") for key in keys)
+    return counts.most_common(1)[0][0]

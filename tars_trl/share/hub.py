@@ -2,21 +2,21 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from huggingface_hub.utils.sha import git_hash
 
 from ..errors import SettingError
 
 logger = logging.getLogger(__name__)
 
 # Of no use to others: checkpoints and pickled settings of a run, what a build of a data set works with.
-NOT_PUSHED = (
+NOT_PUSHED = [
     *("checkpoint-*", "training_args.bin", "optimizer*", "scheduler.pt", "rng_state*", "_*"),
     *(".work/*", "*.part"),
-)
+]
 
 
 def prepare_repository(
@@ -74,31 +74,19 @@ def prepare_repository(
 
 def _foreign_files(api: HfApi, repo_id: str, repo_type: str, branch: str, folder: str | Path | None) -> list[str]:
     """Files of a branch that are not, byte for byte, files of `folder`."""
-    foreign = []
-    for entry in api.list_repo_tree(repo_id, recursive=True, revision=branch, repo_type=repo_type):
-        path = getattr(entry, "path", "")
-        if not hasattr(entry, "blob_id") or path == ".gitattributes":  # a folder, or what every repository starts with
-            continue
-        local = Path(folder) / path if folder is not None else None
-        if local is None or not local.is_file() or not _same(local, entry):
-            foreign.append(path)
-    return foreign
+    entries = api.list_repo_tree(repo_id, recursive=True, revision=branch, repo_type=repo_type)
+    # Not the folders, nor what every repository starts with.
+    files = [entry for entry in entries if hasattr(entry, "blob_id") and entry.path != ".gitattributes"]
+    return [entry.path for entry in files if folder is None or not _same(Path(folder) / entry.path, entry)]
 
 
 def _same(local: Path, entry: Any) -> bool:
-    if local.stat().st_size != entry.size:
+    if not local.is_file() or local.stat().st_size != entry.size:
         return False
-    large = entry.lfs is not None
-    digest = hashlib.sha256() if large else hashlib.sha1(f"blob {entry.size}\0".encode())  # as git names a blob
-    for block in _blocks(local):
-        digest.update(block)
-    return bool(digest.hexdigest() == (entry.lfs.sha256 if large else entry.blob_id))
-
-
-def _blocks(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            yield block
+    if entry.lfs is None:
+        return bool(git_hash(local.read_bytes()) == entry.blob_id)
+    with local.open("rb") as opened:
+        return bool(hashlib.file_digest(opened, "sha256").hexdigest() == entry.lfs.sha256)
 
 
 def push(
@@ -107,14 +95,13 @@ def push(
     *,
     repo_type: str = "model",
     hub_revision: str | None = None,
-    private: bool = True,
-    overwrite: bool = False,
     token: str | None = None,
+    **options: Any,
 ) -> str:
     """Upload a folder to the hub. An interrupted push is resumed by the same call: what is there is not sent again.
 
-    Arguments and errors are those of `prepare_repository`. Afterwards the branch holds the folder and nothing else:
-    what `overwrite` replaces, or a new branch has from main, is deleted from it.
+    Arguments (`options` are `private` and `overwrite`) and errors are those of `prepare_repository`. Afterwards the
+    branch holds the folder and nothing else: what `overwrite` replaces, or a new branch has from main, is deleted.
 
     Returns:
         the commit's address.
@@ -127,15 +114,8 @@ def push(
             f"push_to={repo_id!r}: {folder} has no card (README.md), so it is not finished. Complete what writes it "
             "(an export; a build of a data set with --stage card), or write one."
         )
-    full = prepare_repository(
-        repo_id,
-        repo_type=repo_type,
-        hub_revision=hub_revision,
-        private=private,
-        overwrite=overwrite,
-        folder=folder,
-        token=token,
-    )
+    where: dict[str, Any] = {"repo_type": repo_type, "hub_revision": hub_revision, "token": token}
+    full = prepare_repository(repo_id, folder=folder, **where, **options)
     logger.info("Uploading %s to %s, branch %s.", folder, full, hub_revision or "main")
     commit = HfApi(token=token).upload_folder(
         repo_id=full,
@@ -143,7 +123,7 @@ def push(
         folder_path=folder,
         revision=hub_revision,
         commit_message="Upload with tars_trl",
-        ignore_patterns=list(NOT_PUSHED),
+        ignore_patterns=NOT_PUSHED,
         delete_patterns=["*"],
     )
     return str(commit.commit_url)

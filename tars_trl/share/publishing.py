@@ -22,15 +22,11 @@ class PublishCallback(Publisher):
         """Create the repository, or refuse to lose or publish what it holds."""
         args = trainer.args
         private = args.hub_private_repo is not False if private is None else private
+        name = args.hub_model_id or Path(args.output_dir).absolute().name
         resumes = bool(args.resume_from_checkpoint) and any(Path(args.output_dir).glob("checkpoint-*"))
         if trainer.is_world_process_zero():
-            prepare_repository(
-                args.hub_model_id or Path(args.output_dir).absolute().name,
-                hub_revision=args.hub_revision,
-                private=private,
-                overwrite=resumes,
-                token=token,
-            )
+            branch = args.hub_revision
+            prepare_repository(name, hub_revision=branch, private=private, overwrite=resumes, token=token)
         return private
 
     def write_card(self, trainer: Any) -> None:

@@ -252,7 +252,7 @@ def test_a_data_set_is_replaced_when_the_new_one_is_whole(build, monkeypatch):
     folder = build()
     before, written = contents(folder), []
     monkeypatch.setattr(preferences, "SHARD_ROWS", 1)
-    real = preferences.write_parquet
+    real = shared.write_parquet
 
     def killed(rows, columns, place):
         if len(written) == 1:
@@ -261,7 +261,7 @@ def test_a_data_set_is_replaced_when_the_new_one_is_whole(build, monkeypatch):
         real(rows, columns, place)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(preferences, "write_parquet", killed)
+        patched.setattr(shared, "write_parquet", killed)
         build()
     assert len(written) == 1 and contents(folder) == before
     build()

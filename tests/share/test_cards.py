@@ -18,7 +18,7 @@ from tars_trl.evaluation.metrics import paired_result
 from tars_trl.models import architecture_of
 from tars_trl.models.loading import identity, load_speech_llm
 from tars_trl.record import command_line
-from tars_trl.share.cards import _is_hub_id, count_table, read_pairs, write_card, write_dataset_card
+from tars_trl.share.cards import HUB_ID, count_table, read_pairs, write_card, write_dataset_card
 from tars_trl.share.export import write_export
 from tars_trl.share.verify import greedy_answers
 from tests.conftest import SYSTEM
@@ -265,8 +265,10 @@ COUNTS = {
     "test": {"questions": 3, "kept": 0, "dropped": {}},
 }  # fmt: skip
 BUILD = {
-    "source": "allenai/openbookqa, revision abc", "counts": COUNTS, "license": "apache-2.0", "asr": "whisper-base",
-    "max_wer": 0.1, "tries": 3, "augment": 0.25, "codec": "opus", "seed": 7, "push_to": "me/spoken",
+    "title": "spoken", "source": "allenai/openbookqa, revision abc", "splits": COUNTS, "license": "apache-2.0",
+    "recognizer": "whisper-base",
+    "max_wer": 0.1, "tries": 3, "augment": 0.25, "codec": "opus", "seed": 7,
+    "repository": "me/spoken",
 }  # fmt: skip
 
 
@@ -287,7 +289,7 @@ def test_card_of_a_data_set(tmp_path):
         "seed 7",
     ):
         assert said in card.text.replace("\nquestion", " question"), said
-    bare = {**BUILD, "asr": None, "augment": 0.0, "license": None, "push_to": None}
+    bare = {**BUILD, "recognizer": None, "augment": 0.0, "license": None, "repository": "spoken"}
     card = DatasetCard.load(write_dataset_card(tmp_path / "spoken", bare))
     assert "Nobody has checked" in card.text and "noise" not in card.text and card.data.license is None
     assert "load_dataset('spoken'" in card.text
@@ -376,7 +378,7 @@ def test_nothing_of_a_run_json_changes_a_card_or_its_code(tmp_path_factory, text
     pair = {"questions": 3, "speech_accuracy": 0.5, "text_accuracy": 1.0, "gap": 0.5}
     written = []
     for facts, benchmark, license in (
-        (hostile_facts([texts[0] if _is_hub_id(texts[0]) else "some base", *["x"] * 10]), "x", "x"),
+        (hostile_facts([texts[0] if re.fullmatch(HUB_ID, texts[0], re.ASCII) else "some base", *["x"] * 10]), "x", "x"),
         (hostile_facts(texts[:11]), texts[11], texts[12]),
     ):
         options = {"adapter": adapter, "results": {benchmark: pair}, "license": license}
@@ -404,8 +406,8 @@ def test_nothing_of_a_build_changes_the_card_of_a_data_set(tmp_path_factory, tex
     for source, license, asr, codec, push_to, voice, split, reason, seed in (["x"] * 9, texts):
         counts = {split: {"questions": 1, "kept": 1, "dropped": {reason: 1}, "voices": {voice: 1}}}
         facts = {
-            **BUILD, "source": source, "license": license, "asr": asr, "codec": codec, "push_to": push_to,
-            "counts": counts, "seed": seed,
+            **BUILD, "source": source, "license": license, "recognizer": asr, "codec": codec,
+            "repository": push_to, "splits": counts, "seed": seed,
         }  # fmt: skip
         write_dataset_card(folder, facts)
         card = DatasetCard((folder / "README.md").read_bytes().decode())
