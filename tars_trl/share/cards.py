@@ -185,7 +185,7 @@ def write_dataset_card(folder: str | Path, facts: Mapping[str, Any]) -> Path:
         folder: of the data set.
         facts: as `tars_trl.speaking.build.build` returns them.
     """
-    splits = facts["splits"]
+    folder, splits = Path(folder), facts["counts"]
     written = [_one_line(split) for split, count in splits.items() if count["kept"]]
     data = DatasetCardData(
         license=_one_line(facts["license"]) if facts["license"] else None,
@@ -200,9 +200,10 @@ def write_dataset_card(folder: str | Path, facts: Mapping[str, Any]) -> Path:
         ],
     )
     path = str(HERE / "dataset_card.md.jinja")
-    card = DatasetCard.from_template(data, template_path=path, **IN_TEMPLATES, table=count_table(splits), facts=facts)
-    card.save(Path(folder) / "README.md")
-    return Path(folder) / "README.md"
+    shown = {"table": count_table(splits), "title": folder.name, "repository": facts["push_to"] or folder.name}
+    card = DatasetCard.from_template(data, template_path=path, **IN_TEMPLATES, **shown, facts=facts)
+    card.save(folder / "README.md")
+    return folder / "README.md"
 
 
 def count_table(splits: Mapping[str, Mapping[str, Any]]) -> str:

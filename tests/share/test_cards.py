@@ -265,10 +265,10 @@ COUNTS = {
     "test": {"questions": 3, "kept": 0, "dropped": {}},
 }  # fmt: skip
 BUILD = {
-    "title": "spoken", "source": "allenai/openbookqa, revision abc", "splits": COUNTS, "license": "apache-2.0",
-    "recognizer": "whisper-base",
+    "source": "allenai/openbookqa, revision abc", "counts": COUNTS, "license": "apache-2.0",
+    "asr": "whisper-base",
     "max_wer": 0.1, "tries": 3, "augment": 0.25, "codec": "opus", "seed": 7,
-    "repository": "me/spoken",
+    "push_to": "me/spoken",
 }  # fmt: skip
 
 
@@ -289,7 +289,7 @@ def test_card_of_a_data_set(tmp_path):
         "seed 7",
     ):
         assert said in card.text.replace("\nquestion", " question"), said
-    bare = {**BUILD, "recognizer": None, "augment": 0.0, "license": None, "repository": "spoken"}
+    bare = {**BUILD, "asr": None, "augment": 0.0, "license": None, "push_to": None}
     card = DatasetCard.load(write_dataset_card(tmp_path / "spoken", bare))
     assert "Nobody has checked" in card.text and "noise" not in card.text and card.data.license is None
     assert "load_dataset('spoken'" in card.text
@@ -406,8 +406,8 @@ def test_nothing_of_a_build_changes_the_card_of_a_data_set(tmp_path_factory, tex
     for source, license, asr, codec, push_to, voice, split, reason, seed in (["x"] * 9, texts):
         counts = {split: {"questions": 1, "kept": 1, "dropped": {reason: 1}, "voices": {voice: 1}}}
         facts = {
-            **BUILD, "source": source, "license": license, "recognizer": asr, "codec": codec,
-            "repository": push_to, "splits": counts, "seed": seed,
+            **BUILD, "source": source, "license": license, "asr": asr, "codec": codec,
+            "push_to": push_to, "counts": counts, "seed": seed,
         }  # fmt: skip
         write_dataset_card(folder, facts)
         card = DatasetCard((folder / "README.md").read_bytes().decode())

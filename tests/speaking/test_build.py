@@ -359,7 +359,7 @@ def test_card_says_what_was_dropped_and_nothing_of_the_machine(source, tmp_path)
     assert "| train | 12 | 10 |" in card and count_table(facts["counts"]) in card
     assert "- train: tone:plain (10)\n- test: tone:plain (2)\n" in card
     assert "transcribed with base and kept at a word error rate of at most 10 %, both" in card
-    assert "50 % of the clips have noise" in card and 'load_questions("out", "train")' in card
+    assert "50 % of the clips have noise" in card and "load_dataset('out', split=\"train\")" in card
     assert len(load_questions(tmp_path / "out", "test")) == 2  # the card's header tells the splits
 
 
