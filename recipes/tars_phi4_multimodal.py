@@ -13,4 +13,4 @@ from tars_qwen_omni import main
 from tars_trl.settings import run
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(__doc__))

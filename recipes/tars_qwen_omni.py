@@ -14,9 +14,9 @@ from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, accuracy_reward, format_re
 from tars_trl.settings import run
 
 
-def main() -> None:
+def main(description: str = __doc__) -> None:
     """Train as the settings say."""
-    train(TARSGRPOTrainer, TARSGRPOConfig, __doc__, reward_funcs=[accuracy_reward, format_reward])
+    train(TARSGRPOTrainer, TARSGRPOConfig, description, reward_funcs=[accuracy_reward, format_reward])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a TARS run may set. Fields not listed here are TRL's (`trl.GRPOConfig`) and keep their meaning.
 
 "Paper" is Closing the Modality Reasoning Gap for Speech Large Language Models (ACL 2026, arXiv 2601.05543); "released
-code" its Phi-4 training scripts.
+code" the training scripts that go with it.
 """
 
 from collections.abc import Mapping

@@ -36,11 +36,11 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_an_architecture_is_one_file():
-    """Nothing outside of `models/` names an architecture; hub ids of other models that look alike are left aside."""
-    names = re.compile(r"phi[-_ ]?4|qwen2|omni\b|_omni|thinker", re.IGNORECASE)
+    """Nothing outside of `models/` names an architecture; two other models' ids are left aside."""
+    names, others = re.compile(r"phi[-_ ]?4|qwen", re.IGNORECASE), r"Qwen/Qwen3-Embedding|xFinder-qwen1505"
     for path in sorted((ROOT / "tars_trl").rglob("*")):
         if path.suffix in (".py", ".jinja") and path.parent.name != "models":
-            lines = [line for line in path.read_text().splitlines() if names.search(line)]
+            lines = [line for line in path.read_text().splitlines() if names.search(re.sub(others, "", line))]
             assert not lines, f"{path}: {lines}"
 
 
