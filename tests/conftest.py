@@ -1,5 +1,11 @@
 """Small real parts for every test: a random thinker, spoken questions as files would hold them, an embedding model."""
 
+import os
+
+# No test needs the network or sends anything, also where pytest is started by hand; libraries read these when imported.
+for name, value in {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_MODE": "offline"}.items():
+    os.environ.setdefault(name, value)
+
 import copy
 import io
 import sys
