@@ -126,6 +126,7 @@ class StatePooler:
 
     def _watch(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         ids: Tensor = args[0]
+        self.weights = None
         if self.owners is not None:
             self.counts = self.counts.to(ids.device)
             counted = self.owners[self.owners >= 0]
@@ -140,7 +141,6 @@ class StatePooler:
             if self.ended is None:  # the prompt
                 self.ended = torch.zeros(ids.size(0), dtype=torch.bool, device=ids.device)
                 self.end_tokens = self.end_tokens.to(ids.device)
-                self.weights = None
                 return
             if ids.size(1) != 1:
                 raise RuntimeError(
@@ -154,14 +154,14 @@ class StatePooler:
         self.counts[self.rows] += self.weights.sum(1)
 
     def _pool(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        if self.weights is None and self.owners is None:
-            return
         states = (output[0] if isinstance(output, tuple) else output).detach()
         if self.owners is not None:
             owners = self.owners.to(states.device)
             sums = torch.zeros(self.num_rows, states.size(-1), device=states.device)
             states = sums.index_add_(0, owners[owners >= 0], states[0, owners >= 0].float()).unsqueeze(1)
             self.rows = slice(0, self.num_rows)
+        elif self.weights is None:
+            return
         elif self.mask is not None:
             keep = self.weights.to(states.device).bool().unsqueeze(-1)
             states = states.float().masked_fill(~keep, 0.0).sum(1, keepdim=True)  # padding may hold NaN
@@ -170,7 +170,7 @@ class StatePooler:
             return
         # One addition for all layers: a pass of sampling is short, and what it launches on a GPU counts.
         rows = torch.cat([states.to(self.states[0].device) for states in self.states], dim=1)  # (rows, L, H)
-        if self.mask is None and self.owners is None:
+        if self.weights is not None and self.mask is None:
             rows = rows.masked_fill(~self.weights.to(rows.device).unsqueeze(-1), 0.0)
         if self.sums is None:
             size = (self.num_rows, *rows.shape[1:])

@@ -74,7 +74,7 @@ class PackedRow:
 def first_with_same_prompt(
     input_ids: Tensor, attention_mask: Tensor, completion_width: int, clips: Sequence[Tensor | None]
 ) -> list[int]:
-    """For each row the first one with its prompt: the same tokens, and the same clip (the same tensor, not an equal one).
+    """For each row the first one with its prompt: the same tokens, and the same clip (the same tensor, not its like).
 
     Args:
         input_ids: (N, P + T), prompts padded on the left.
@@ -86,13 +86,9 @@ def first_with_same_prompt(
     firsts: dict[tuple, int] = {}
     rows = zip(input_ids[:, :width].tolist(), attention_mask[:, :width].sum(1).tolist(), clips, strict=True)
     return [
-        firsts.setdefault((tuple(ids[width - length :]), id(clip) if _sounds(clip) else None), number)
+        firsts.setdefault((tuple(ids[width - length :]), id(clip) if clip is not None and len(clip) else None), number)
         for number, (ids, length, clip) in enumerate(rows)
     ]
-
-
-def _sounds(clip: Tensor | None) -> bool:
-    return clip is not None and clip.size(0) > 0
 
 
 def pack(input_ids: Tensor, attention_mask: Tensor, completion_width: int, clips: Sequence[Tensor | None]) -> PackedRow:
@@ -135,8 +131,9 @@ def pack(input_ids: Tensor, attention_mask: Tensor, completion_width: int, clips
         prompt = slice(end, end + length)
         place(first, width - length, length, 0, -1)
         end += length
-        if _sounds(clips[first]):
-            audio.append(clips[first])
+        clip = clips[first]
+        if clip is not None and len(clip):
+            audio.append(clip)
         members = [row for row in range(count) if firsts[row] == first]
         fed = [max(lengths[row] - 1, 0) for row in members]  # the last token predicts nothing
         branches = torch.full((len(members), max(fed)), prompt.start)
@@ -156,8 +153,8 @@ def pack(input_ids: Tensor, attention_mask: Tensor, completion_width: int, clips
                 _sees(length, max(fed)).to(device),
             )
         )
-    # Of no tokens: where parameters are spread over processes, what ties this one to an encoder that others ran.
-    audio += [clip for clip in clips if clip is not None and not _sounds(clip)]
+    # Of no tokens: where parameters are spread over processes, it ties this one to an encoder that others ran.
+    audio += [clip for clip in clips if clip is not None and not len(clip)]
     completion_ids = input_ids[:, width:]
     return PackedRow(
         input_ids=input_ids[torch.cat(rows).to(device), torch.cat(columns).to(device)].unsqueeze(0),
@@ -166,7 +163,7 @@ def pack(input_ids: Tensor, attention_mask: Tensor, completion_width: int, clips
         predicting=predicting.to(device),
         labels=completion_ids.masked_fill(attention_mask[:, width:] == 0, -100),
         owners=torch.cat(owners).to(device),
-        clip=torch.cat([clip.to(device) for clip in audio]) if audio else None,
+        clip=torch.cat(audio) if audio else None,
         longest=max(prompt + completion for prompt, completion in zip(prompt_lengths, lengths, strict=True)),
     )
 
@@ -185,7 +182,7 @@ def attend(
     shared_prefix: tuple[Trunk, ...] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' `sdpa`, and over a packed row twice for each prompt: prompt over itself, completions over both.
+    """The `sdpa` of transformers; over a packed row twice for each prompt: it over itself, its completions over both.
 
     Args:
         module: the attention layer; its grouping of heads, scaling and dropout hold.
@@ -291,9 +288,9 @@ def packed_logps(
         packed = pack(input_ids[rows], attention_mask[rows], completion_width, [clips[row] for row in rows.tolist()])
         if limit is not None and packed.longest > limit:
             raise ValueError(
-                f"A prompt and its completion have {packed.longest} tokens, and the model shares prompts of at most "
-                f"{limit}: beyond, a token no longer sees all of its row in the same way. Shorten clips or completions, "
-                "or set shared_prefix: false."
+                f"A prompt and its completion have {packed.longest} tokens, and this model shares prompts of at most "
+                f"{limit}: in longer rows a token's place among the others changes what it sees. Shorten clips or "
+                "completions, or set shared_prefix: false."
             )
         if pooler is not None:
             pooler.watch_packed(torch.where(packed.owners < 0, -1, rows[packed.owners]))
@@ -330,7 +327,7 @@ def _head_on(base: Any, predicting: Tensor) -> Iterator[None]:
 
 
 def saving(input_ids: Tensor, attention_mask: Tensor, completion_width: int, clips: Sequence[Tensor | None]) -> float:
-    """How many times fewer tokens go through the decoder when prompts are shared, padding of the plain form included."""
+    """How many times fewer tokens the decoder takes when prompts are shared; a plain batch is counted with padding."""
     firsts = set(first_with_same_prompt(input_ids, attention_mask, completion_width, clips))
     width = input_ids.size(1) - completion_width
     lengths = attention_mask[:, :width].sum(1).tolist()

@@ -1,0 +1,169 @@
+"""Each distinct prompt through the decoder once, for all the completions that are sampled of it.
+
+`generate` repeats a prompt for each of its completions before the first pass, and pads all prompts to the longest. Here
+distinct prompts of similar length go through together, all but their last token; what they leave in the cache is
+repeated, and `generate` goes on from there with the last token of each row. Tokens are those of an ordinary `generate`:
+the same greedy ones, and for one seed the same samples, up to ties within the rounding of a float.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache, GenerationConfig
+
+from . import architecture_of
+from .hooks import StatePooler, last_logits_only, placed_audio
+from .prompting import base_of
+from .shared_prefix import first_with_same_prompt
+
+PADDING = 0.1
+"""Most of a pass that may be padding, when prompts of different length share it."""
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    clips: Sequence[Tensor | None],
+    *,
+    generation_config: GenerationConfig | None = None,
+    pooler: StatePooler | None = None,
+    one_pass: bool = False,
+    **kwargs: Any,
+) -> Tensor:
+    """`model.generate`, with each distinct prompt forwarded once.
+
+    Args:
+        model: a speech LLM, with or without an adapter.
+        input_ids: (N, P) prompts, padded on the left.
+        attention_mask: (N, P), 0 for padding.
+        clips: the N rows' audio embeddings, None for a written row; placed here, so no other hook may place them. Rows
+            with the same tokens and the same tensor have one prompt.
+        generation_config: as `generate` takes it; `num_return_sequences` repeats rows as there.
+        pooler: of as many rows as are sampled, not attached: it is attached here, behind the prompts.
+        one_pass: forward all prompts together, whatever their lengths: where parameters are spread over processes, all
+            have to make equally many passes.
+        kwargs: go to `generate`.
+
+    Returns:
+        (N x num_return_sequences, P + T) ids, as `generate` returns them.
+
+    Raises:
+        ValueError: beam search, or whatever else keeps several continuations of a row.
+        RuntimeError: the model does not cache.
+    """
+    base = base_of(model)
+    config = copy.deepcopy(generation_config or base.generation_config)
+    if (kwargs.get("num_beams") or config.num_beams or 1) > 1:
+        raise ValueError(
+            "num_beams > 1 keeps several continuations of a row, for which the cache of its prompt is not repeated. "
+            "Sample, or decode greedily, with num_beams=1."
+        )
+    repeats = kwargs.pop("num_return_sequences", None) or config.num_return_sequences or 1
+    config.num_return_sequences = 1
+    ids, mask = (tensor.repeat_interleave(repeats, dim=0) for tensor in (input_ids, attention_mask))
+    clips = [clip for clip in clips for _ in range(repeats)]
+    embedding, token = base.get_input_embeddings(), architecture_of(base.config.model_type).audio_token(base)
+
+    firsts = first_with_same_prompt(ids, mask, 0, clips)
+    distinct = list(dict.fromkeys(firsts))
+    lengths = mask.sum(1).tolist()
+    passes = [distinct] if one_pass else _of_similar_length(distinct, lengths)
+    with last_logits_only(base):
+        caches = [_prefill(base, embedding, token, ids, mask, clips, rows) for rows in passes]
+    order = {row: place for place, row in enumerate(row for rows in passes for row in rows)}
+    cache = _joined(caches, ids.size(1) - 1, torch.tensor([order[first] for first in firsts], device=ids.device))
+    if getattr(base.base_model, "rope_deltas", None) is not None:
+        base.base_model.rope_deltas = (
+            None  # of an earlier batch; `generate` takes them for this one's, if there are any
+        )
+    # Clips are still placed: a model that starts its cache anew (Phi-4 beyond 4,096 tokens) forwards its prompts again.
+    with placed_audio(embedding, token, clips), pooler.attached(embedding) if pooler is not None else nullcontext():
+        return type(model).generate(  # not the instance's, which may be this function (`prompts_once`)
+            model, input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config, **kwargs
+        )
+
+
+def _of_similar_length(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Rows in passes, the longest first, none of which is padding by more than `PADDING`."""
+    passes: list[list[int]] = []
+    for row in sorted(rows, key=lambda row: -lengths[row]):
+        candidate = [*passes[-1], row] if passes else [row]
+        if passes and sum(lengths[r] for r in candidate) >= (1 - PADDING) * len(candidate) * lengths[candidate[0]]:
+            passes[-1].append(row)
+        else:
+            passes.append([row])
+    return passes
+
+
+def _prefill(
+    base: Any,
+    embedding: Any,
+    token: int,
+    ids: Tensor,
+    mask: Tensor,
+    clips: Sequence[Tensor | None],
+    rows: list[int],
+) -> list[tuple[Tensor, Tensor]]:
+    """Each layer's keys and values, (rows, heads, longest - 1, D), of all but the last token of these rows' prompts."""
+    width = int(mask[rows].sum(1).max())
+    ids, mask = ids[rows, -width:-1], mask[rows, -width:-1]
+    cache = DynamicCache()
+    if width > 1:
+        with placed_audio(embedding, token, [clips[row] for row in rows]):
+            base(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),  # as `generate` counts, from the first token of a row
+                past_key_values=cache,
+                use_cache=True,
+            )
+        if cache.get_seq_length() != width - 1:
+            raise RuntimeError(
+                f"The model cached {cache.get_seq_length()} of {width - 1} tokens, so that completions would not see "
+                "their prompts. It may be training with gradient checkpointing, which keeps no cache: switch that off "
+                "while sampling."
+            )
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _joined(caches: list[list[tuple[Tensor, Tensor]]], width: int, order: Tensor) -> DynamicCache:
+    """One cache of `width` tokens with a row for each of `order`, padded on the left."""
+    layers = []
+    for parts in zip(*(layers for layers in caches if layers), strict=True):
+        tensors = zip(*parts, strict=True)  # keys, and values
+        layers.append(tuple(torch.cat([_padded(tensor, width) for tensor in of])[order] for of in tensors))
+    return DynamicCache(layers)
+
+
+def _padded(states: Tensor, width: int) -> Tensor:
+    return functional.pad(states, (0, 0, width - states.size(2), 0))
+
+
+@contextmanager
+def prompts_once(
+    model: Any, clips: Sequence[Tensor | None], pooler: StatePooler | None = None, one_pass: bool = False
+) -> Iterator[None]:
+    """While the block runs, `model.generate` is this module's, for whom others call it, as TRL's trainers do.
+
+    Args:
+        model: whose method is called, unwrapped.
+        clips: as `generate` takes them, for the rows of every call.
+        pooler: as `generate` takes it; one call only.
+        one_pass: as `generate` takes it.
+    """
+
+    def shared(input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> Tensor:
+        return generate(model, input_ids, attention_mask, clips, pooler=pooler, one_pass=one_pass, **kwargs)
+
+    model.generate = shared
+    try:
+        yield
+    finally:
+        del model.generate
