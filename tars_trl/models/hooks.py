@@ -73,7 +73,7 @@ class StatePooler:
     """Mean of the hidden states over a completion's tokens, for each decoder layer, taken while the layers run.
 
     Attach it around forward passes with `attached`. Which tokens count is read off the token ids that reach the
-    embedding, in one of three ways:
+    embedding, in one of two ways:
 
     - sampling (`teacher_forced=None`): the first pass is the prompt and does not count; then every row counts one token
       a pass until its end token comes. The states of a completion are thus pooled by the very passes that sample it,
@@ -81,7 +81,6 @@ class StatePooler:
       others are pooled.)
     - teacher forcing: `teacher_forced` is an (N, T) mask of the positions that count; passes go through the rows in
       order, in chunks of any size.
-    - packed rows (`shared_prefix`): `watch_packed` says before each pass which row each of its tokens belongs to.
 
     Args:
         layers: L modules whose outputs are the states to pool, in the order they run; each returns a (rows, tokens, H)
@@ -101,7 +100,6 @@ class StatePooler:
         self.num_rows = num_rows
         self.end_tokens = torch.tensor(sorted(end_tokens), dtype=torch.long)
         self.mask = teacher_forced
-        self.owners: Tensor | None = None
         self.ended: Tensor | None = None
         self.weights: Tensor | None = None  # (rows of this pass, tokens of this pass), which positions count
         self.rows = slice(0, 0)
@@ -120,18 +118,8 @@ class StatePooler:
             for handle in handles:
                 handle.remove()
 
-    def watch_packed(self, owners: Tensor) -> None:
-        """Pool the next pass, over (1, M) tokens, by `owners` (M,): the row of each token, -1 if it does not count."""
-        self.owners = owners
-
     def _watch(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         ids: Tensor = args[0]
-        self.weights = None
-        if self.owners is not None:
-            self.counts = self.counts.to(ids.device)
-            counted = self.owners[self.owners >= 0]
-            self.counts.index_add_(0, counted, torch.ones_like(counted))
-            return
         if self.mask is not None:
             start = self.rows.stop % self.num_rows
             self.rows = slice(start, start + ids.size(0))
@@ -141,6 +129,7 @@ class StatePooler:
             if self.ended is None:  # the prompt
                 self.ended = torch.zeros(ids.size(0), dtype=torch.bool, device=ids.device)
                 self.end_tokens = self.end_tokens.to(ids.device)
+                self.weights = None
                 return
             if ids.size(1) != 1:
                 raise RuntimeError(
@@ -154,15 +143,10 @@ class StatePooler:
         self.counts[self.rows] += self.weights.sum(1)
 
     def _pool(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        states = (output[0] if isinstance(output, tuple) else output).detach()
-        if self.owners is not None:
-            owners = self.owners.to(states.device)
-            sums = torch.zeros(self.num_rows, states.size(-1), device=states.device)
-            states = sums.index_add_(0, owners[owners >= 0], states[0, owners >= 0].float()).unsqueeze(1)
-            self.rows = slice(0, self.num_rows)
-        elif self.weights is None:
+        if self.weights is None:
             return
-        elif self.mask is not None:
+        states = (output[0] if isinstance(output, tuple) else output).detach()
+        if self.mask is not None:
             keep = self.weights.to(states.device).bool().unsqueeze(-1)
             states = states.float().masked_fill(~keep, 0.0).sum(1, keepdim=True)  # padding may hold NaN
         self.states.append(states)
@@ -170,7 +154,7 @@ class StatePooler:
             return
         # One addition for all layers: a pass of sampling is short, and what it launches on a GPU counts.
         rows = torch.cat([states.to(self.states[0].device) for states in self.states], dim=1)  # (rows, L, H)
-        if self.weights is not None and self.mask is None:
+        if self.mask is None:
             rows = rows.masked_fill(~self.weights.to(rows.device).unsqueeze(-1), 0.0)
         if self.sums is None:
             size = (self.num_rows, *rows.shape[1:])

@@ -243,6 +243,37 @@ def longest_row(model: Any) -> int | None:
     return min((limit for limit in limits if limit), default=None)
 
 
+class PackedStatePooler(StatePooler):
+    """A `StatePooler` of packed rows, for `packed_logps`: the last token of a completion is not among what it pools.
+
+    Args:
+        layers: L modules whose outputs are the states to pool, in the order they run.
+        num_rows: N.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], num_rows: int):
+        super().__init__(layers, num_rows)
+        self.owners = torch.zeros(0, dtype=torch.long)
+        self.sums = None
+
+    def _watch(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
+        owners = self.owners[self.owners >= 0]
+        self.counts = self.counts.to(owners.device).index_add_(0, owners, torch.ones_like(owners))
+
+    def _pool(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self.states.append((output[0] if isinstance(output, tuple) else output).detach()[0])
+        if len(self.states) < len(self.layers):
+            return
+        if self.sums is None:
+            size = (len(self.counts), len(self.layers), self.states[0].size(-1))
+            self.sums = torch.zeros(size, dtype=torch.float32, device=self.states[0].device)
+        owners = self.owners.to(self.sums.device)
+        for layer, states in enumerate(self.states):
+            own = states.to(self.sums)[owners >= 0]
+            self.sums[:, layer].index_add_(0, owners[owners >= 0], own)
+        self.states.clear()
+
+
 def _base(model: Any) -> Any:
     return base_of(extract_model_from_parallel(model))
 
@@ -256,7 +287,7 @@ def packed_logps(
     *,
     batch_size: int | None = None,
     compute_entropy: bool = False,
-    pooler: StatePooler | None = None,
+    pooler: PackedStatePooler | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs of completions as `GRPOTrainer._get_per_token_logps_and_entropies` computes them, prompts shared.
 
@@ -270,8 +301,7 @@ def packed_logps(
         batch_size: rows of a pass, None for all; rows with one prompt come into one pass where they fit. The number of
             passes is N / `batch_size`, rounded up, whatever rows share.
         compute_entropy: whether to return entropies.
-        pooler: an attached one over N rows: it pools all tokens of a completion but the last, which does not enter the
-            decoder.
+        pooler: attached, of N rows.
 
     Returns:
         log-probs (N, T) and entropies (N, T) or None, 0 where `attention_mask` is.
@@ -293,7 +323,7 @@ def packed_logps(
                 "completions, or set shared_prefix: false."
             )
         if pooler is not None:
-            pooler.watch_packed(torch.where(packed.owners < 0, -1, rows[packed.owners]))
+            pooler.owners = torch.where(packed.owners < 0, -1, rows[packed.owners])
         with placed_audio(base.get_input_embeddings(), token, [packed.clip]), _head_on(base, packed.predicting):
             outputs = model(
                 input_ids=packed.input_ids,

@@ -10,6 +10,7 @@ from tars_trl.models.hooks import StatePooler
 from tars_trl.models.prompting import base_of, heard, prompt_batch, twin_prompt
 from tars_trl.models.shared_prefix import (
     ATTENTION,
+    PackedStatePooler,
     attach,
     first_with_same_prompt,
     longest_row,
@@ -259,14 +260,14 @@ def test_pooled_states_equal_the_sampled_ones(speech_llm):
     counted[:, -width:] &= mask[:, -width:].cumsum(1) < mask[:, -width:].sum(1, keepdim=True)
     embedding = model.get_input_embeddings()
     forced = StatePooler(architecture.state_modules(model), len(ids), teacher_forced=counted)
-    packed = StatePooler(architecture.state_modules(model), len(ids))
+    packed = PackedStatePooler(architecture.state_modules(model), len(ids))
     with torch.no_grad():
         with forced.attached(embedding):
             repeated(model, ids, mask, width, clips)
         with packed.attached(embedding):
             packed_logps(model, ids, mask, width, clips, batch_size=5, pooler=packed)
-    assert packed.pooled()[1].tolist() == forced.pooled()[1].tolist()
-    assert_equal(packed.pooled()[0], forced.pooled()[0])
+    assert packed.counts.tolist() == forced.counts.tolist()
+    assert_equal(packed.sums, forced.sums)
 
 
 def test_plain_passes_stay_as_they_were(speech_llm):
