@@ -1,8 +1,8 @@
 """Each distinct prompt through the decoder once, for all the completions that are sampled of it.
 
 `generate` repeats a prompt for each of its completions before the first pass, and pads all prompts to the longest. Here
-distinct prompts of similar length go through together, all but their last token; what they leave in the cache is
-repeated, and `generate` goes on from there with the last token of each row. Tokens are those of an ordinary `generate`:
+distinct prompts of similar length go through together; what they leave in the cache is repeated, but for their last
+token, with which `generate` goes on from there. Tokens are those of an ordinary `generate`:
 the same greedy ones, and for one seed the same samples, up to ties within the rounding of a float.
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig
+from transformers.cache_utils import DynamicLayer
 
 from . import architecture_of
 from .hooks import StatePooler, last_logits_only, placed_audio
@@ -78,7 +79,9 @@ def generate(
     with last_logits_only(base):
         caches = [_prefill(base, embedding, token, ids, mask, clips, rows) for rows in passes]
     order = {row: place for place, row in enumerate(row for rows in passes for row in rows)}
-    cache = _joined(caches, ids.size(1) - 1, torch.tensor([order[first] for first in firsts], device=ids.device))
+    places = torch.tensor([order[first] for first in firsts], device=ids.device)
+    cache = DynamicCache()
+    cache.layers += [RoomyLayer(parts, ids.size(1) - 1, places) for parts in zip(*caches, strict=True)]
     if getattr(base.base_model, "rope_deltas", None) is not None:
         base.base_model.rope_deltas = (
             None  # of an earlier batch; `generate` takes them for this one's, if there are any
@@ -113,37 +116,71 @@ def _prefill(
 ) -> list[tuple[Tensor, Tensor]]:
     """Each layer's keys and values, (rows, heads, longest - 1, D), of all but the last token of these rows' prompts."""
     width = int(mask[rows].sum(1).max())
-    ids, mask = ids[rows, -width:-1], mask[rows, -width:-1]
+    ids, mask = ids[rows, -width:], mask[rows, -width:]
     cache = DynamicCache()
-    if width > 1:
-        with placed_audio(embedding, token, [clips[row] for row in rows]):
-            base(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),  # as `generate` counts, from the first token of a row
-                past_key_values=cache,
-                use_cache=True,
-            )
-        if cache.get_seq_length() != width - 1:
-            raise RuntimeError(
-                f"The model cached {cache.get_seq_length()} of {width - 1} tokens, so that completions would not see "
-                "their prompts. It may be training with gradient checkpointing, which keeps no cache: switch that off "
-                "while sampling."
-            )
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    with placed_audio(embedding, token, [clips[row] for row in rows]):
+        base(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),  # as `generate` counts, from the first token of a row
+            past_key_values=cache,
+            use_cache=True,
+        )
+    if cache.get_seq_length() != width:
+        raise RuntimeError(
+            f"The model cached {cache.get_seq_length()} of {width} tokens, so that completions would not see their "
+            "prompts. It may be training with gradient checkpointing, which keeps no cache: switch that off while "
+            "sampling."
+        )
+    return [(layer.keys[:, :, :-1], layer.values[:, :, :-1]) for layer in cache.layers]
 
 
-def _joined(caches: list[list[tuple[Tensor, Tensor]]], width: int, order: Tensor) -> DynamicCache:
-    """One cache of `width` tokens with a row for each of `order`, padded on the left."""
-    layers = []
-    for parts in zip(*(layers for layers in caches if layers), strict=True):
-        tensors = zip(*parts, strict=True)  # keys, and values
-        layers.append(tuple(torch.cat([_padded(tensor, width) for tensor in of])[order] for of in tensors))
-    return DynamicCache(layers)
+class RoomyLayer(DynamicLayer):
+    """Keys and values of one layer, with room for more: what is added is written there, and nothing is copied.
 
+    transformers' own layer copies all of the cache for every token: of 8 rows of 800 tokens as much as 25 million
+    parameters weigh twice over.
 
-def _padded(states: Tensor, width: int) -> Tensor:
-    return functional.pad(states, (0, 0, width - states.size(2), 0))
+    Args:
+        parts: what is cached so far, (rows, heads, tokens, D) each, with tokens that may differ.
+        width: tokens to start with; shorter parts are padded on the left, with zeros.
+        order: for each row of this cache its row among those of the parts.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Tensor, Tensor]], width: int, order: Tensor):
+        super().__init__()
+        self.lazy_initialization(*parts[0])
+        self.width = width
+        self.rooms = [self._room(of, order) for of in zip(*parts, strict=True)]
+        self._show()
+
+    def _room(self, parts: Sequence[Tensor], order: Tensor) -> Tensor:
+        room = parts[0].new_zeros(len(order), parts[0].size(1), self._roomy(self.width), parts[0].size(3))
+        start = 0
+        for part in parts:
+            rows = ((order >= start) & (order < start + len(part))).nonzero().squeeze(1)
+            room[rows, :, self.width - part.size(2) : self.width] = part[order[rows] - start]
+            start += len(part)
+        return room
+
+    @staticmethod
+    def _roomy(width: int) -> int:
+        return width + max(width // 4, 64)
+
+    def _show(self) -> None:
+        self.keys, self.values = (room[:, :, : self.width] for room in self.rooms)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add (rows, heads, tokens, D) of keys and values; all of them so far."""
+        end = self.width + key_states.size(2)
+        if end > self.rooms[0].size(2):
+            more = self._roomy(end) - self.rooms[0].size(2)
+            self.rooms = [functional.pad(room, (0, 0, 0, more)) for room in self.rooms]
+        for room, states in zip(self.rooms, (key_states, value_states), strict=True):
+            room[:, :, self.width : end] = states
+        self.width = end
+        self._show()
+        return self.keys, self.values
 
 
 @contextmanager
