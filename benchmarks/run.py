@@ -1,4 +1,4 @@
-"""What sharing prompts saves, side by side in one run: the update, its memory, sampling, and tokens through the decoder.
+"""What sharing prompts saves, side by side in one run: update, memory, sampling, and tokens through the decoder.
 
     OMP_NUM_THREADS=1 python benchmarks/run.py                            # ten minutes, a Markdown report
     OMP_NUM_THREADS=1 python benchmarks/run.py --quick --json quick.json  # about a minute, the main figures
@@ -37,6 +37,7 @@ WRITTEN = 38  # tokens of a written prompt
 SPOKEN = 763
 SHAPES = [(SPOKEN, 4, 128), (1513, 4, 128), (SPOKEN, 8, 128)]  # prompt tokens, completions, tokens of each
 SAMPLED = 64
+PLAIN_FIRST = ("plain", "shared")
 END = 0  # ends no completion, as it is suppressed
 
 
@@ -277,8 +278,6 @@ def main(args: list[str] | None = None) -> None:
         Path(settings.output).parent.mkdir(parents=True, exist_ok=True)
         Path(settings.output).write_text("\n".join(lines) + "\n")
 
-
-PLAIN_FIRST = ("plain", "shared")
 
 if __name__ == "__main__":
     run(main)
