@@ -284,7 +284,6 @@ def packed_logps(
     attention_mask: Tensor,
     completion_width: int,
     clips: Sequence[Tensor | None],
-    *,
     batch_size: int | None = None,
     compute_entropy: bool = False,
     pooler: PackedStatePooler | None = None,
