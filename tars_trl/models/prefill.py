@@ -8,7 +8,7 @@ the same greedy ones, and for one seed the same samples, up to ties within the r
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -38,7 +38,9 @@ def generate(
     one_pass: bool = False,
     **kwargs: Any,
 ) -> Tensor:
-    """`model.generate`, with each distinct prompt forwarded once.
+    """`model.generate` with clips, each distinct prompt forwarded once.
+
+    Beam search, and a cache of the user's choice, have their prompts repeated as ever.
 
     Args:
         model: a speech LLM, with or without an adapter.
@@ -56,21 +58,22 @@ def generate(
         (N x num_return_sequences, P + T) ids, as `generate` returns them.
 
     Raises:
-        ValueError: beam search, or whatever else keeps several continuations of a row.
         RuntimeError: the model does not cache.
     """
     base = base_of(model)
+    embedding, token = base.get_input_embeddings(), architecture_of(base.config.model_type).audio_token(base)
+    own = type(model).generate  # not the instance's, which may be this function (`prompts_once`)
     config = copy.deepcopy(generation_config or base.generation_config)
-    if (kwargs.get("num_beams") or config.num_beams or 1) > 1:
-        raise ValueError(
-            "num_beams > 1 keeps several continuations of a row, for which the cache of its prompt is not repeated. "
-            "Sample, or decode greedily, with num_beams=1."
-        )
     repeats = kwargs.pop("num_return_sequences", None) or config.num_return_sequences or 1
+    beams = kwargs.get("num_beams") or config.num_beams or 1
+    if beams > 1 or config.cache_implementation is not None or config.use_cache is False:
+        config.num_return_sequences = repeats
+        copies = [clip for clip in clips for _ in range(max(repeats, beams))]
+        with placed_audio(embedding, token, copies), last_logits_only(base), _attached(pooler, embedding):
+            return own(model, input_ids=input_ids, attention_mask=attention_mask, generation_config=config, **kwargs)
     config.num_return_sequences = 1
     ids, mask = (tensor.repeat_interleave(repeats, dim=0) for tensor in (input_ids, attention_mask))
     clips = [clip for clip in clips for _ in range(repeats)]
-    embedding, token = base.get_input_embeddings(), architecture_of(base.config.model_type).audio_token(base)
 
     firsts = first_with_same_prompt(ids, mask, 0, clips)
     distinct = list(dict.fromkeys(firsts))
@@ -82,15 +85,16 @@ def generate(
     places = torch.tensor([order[first] for first in firsts], device=ids.device)
     cache = DynamicCache()
     cache.layers += [RoomyLayer(parts, ids.size(1) - 1, places) for parts in zip(*caches, strict=True)]
+    # The thinker keeps the offsets of its positions, and `generate` would take those of an earlier batch for this one's.
     if getattr(base.base_model, "rope_deltas", None) is not None:
-        base.base_model.rope_deltas = (
-            None  # of an earlier batch; `generate` takes them for this one's, if there are any
-        )
+        base.base_model.rope_deltas = None
     # Clips are still placed: a model that starts its cache anew (Phi-4 beyond 4,096 tokens) forwards its prompts again.
-    with placed_audio(embedding, token, clips), pooler.attached(embedding) if pooler is not None else nullcontext():
-        return type(model).generate(  # not the instance's, which may be this function (`prompts_once`)
-            model, input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config, **kwargs
-        )
+    with placed_audio(embedding, token, clips), _attached(pooler, embedding):
+        return own(model, input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config, **kwargs)
+
+
+def _attached(pooler: StatePooler | None, embedding: Any) -> AbstractContextManager:
+    return pooler.attached(embedding) if pooler is not None else nullcontext()
 
 
 def _of_similar_length(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:

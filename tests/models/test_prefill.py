@@ -172,11 +172,28 @@ def test_beyond_the_length_that_phi4_caches():
     assert torch.equal(prefill.generate(model, *batch, generation_config=config), expected)
 
 
-def test_what_cannot_work_is_refused(speech_llm):
+@pytest.mark.parametrize("returned", [1, 2])
+def test_beams_are_searched_as_ever(speech_llm, returned):
+    """Each copy of a row hears its clip."""
+    _, model, processor = speech_llm
+    ids, mask, clips = rows(model, processor, (2, 1))
+    config = settings(model, processor, num_beams=2, num_return_sequences=returned)
+    with heard(model, [clip for clip in clips for _ in range(2)]):
+        expected = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    assert torch.equal(prefill.generate(model, ids, mask, clips, generation_config=config), expected)
+
+
+@pytest.mark.parametrize("options", [{"use_cache": False}, {"cache_implementation": "dynamic"}])
+def test_a_cache_of_ones_own_choice(speech_llm, options):
+    _, model, processor = speech_llm
+    batch = rows(model, processor, (2, 1))
+    config = settings(model, processor, **options)
+    assert torch.equal(prefill.generate(model, *batch, generation_config=config), ordinary(model, *batch, config))
+
+
+def test_a_model_that_does_not_cache_is_refused(speech_llm):
     _, model, processor = speech_llm
     batch = rows(model, processor)
-    with pytest.raises(ValueError, match="num_beams=1"):
-        prefill.generate(model, *batch, generation_config=settings(model, processor, num_beams=2))
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     with pytest.raises(RuntimeError, match="gradient checkpointing"):
