@@ -85,7 +85,7 @@ def generate(
     places = torch.tensor([order[first] for first in firsts], device=ids.device)
     cache = DynamicCache()
     cache.layers += [RoomyLayer(parts, ids.size(1) - 1, places) for parts in zip(*caches, strict=True)]
-    # The thinker keeps the offsets of its positions, and `generate` would take those of an earlier batch for this one's.
+    # The thinker keeps its positions' offsets, and `generate` would take those of an earlier batch for this one's.
     if getattr(base.base_model, "rope_deltas", None) is not None:
         base.base_model.rope_deltas = None
     # Clips are still placed: a model that starts its cache anew (Phi-4 beyond 4,096 tokens) forwards its prompts again.
