@@ -18,8 +18,7 @@ def accuracy_reward(
 ) -> list[float]:
     """R_acc: 1 if the completion chose the right option, else 0 (paper section on rewards).
 
-    The choice is read from the `<answer>` element by `extract_strict`; a completion without a readable choice is wrong,
-    and so is every completion of a row without a right option.
+    The choice is read from the `<answer>` element by `extract_strict`; a completion without a readable choice is wrong.
 
     Args:
         completions: N completions.
@@ -27,12 +26,9 @@ def accuracy_reward(
         options: N lists of option texts.
     """
     texts: Sequence[list[str] | None] = options or [None] * len(completions)
-    choices = [
-        extract_strict(completion_text(completion), option_texts)
-        for completion, option_texts in zip(completions, texts, strict=True)
-    ]
     return [
-        float(choice is not None and choice == right) for choice, right in zip(choices, answer_index, strict=True)
+        float(extract_strict(completion_text(completion), option_texts) == right)
+        for completion, right, option_texts in zip(completions, answer_index, texts, strict=True)
     ]
 
 

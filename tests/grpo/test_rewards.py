@@ -45,10 +45,6 @@ def test_accuracy_reward():
     assert accuracy_reward(said[:1], answer_index=[0], modality=["speech"]) == [1.0]
 
 
-def test_without_a_right_option_nothing_is_right():
-    assert accuracy_reward(["x", "<answer>A</answer>"], [None, None], options=[OPTIONS] * 2) == [0.0, 0.0]
-
-
 @pytest.mark.parametrize(
     ("completion", "formed"),
     [
