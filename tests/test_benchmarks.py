@@ -1,4 +1,4 @@
-"""The GPU scripts run, at a size for any machine; what they measure at their own size is not tested here."""
+"""The scripts run, those for a GPU at a size for any machine; the times that they measure are not tested here."""
 
 import json
 import os
@@ -85,3 +85,17 @@ def test_demo_gpu(tmp_path):
     report = json.loads((tmp_path / "curves.json").read_text())
     assert report["curves"]["cpu"] == report["curves"]["cpu2"] and len(report["curves"]["cpu"]["text/accuracy"]) == 2
     assert run("benchmarks/demo_gpu.py", "--output", tmp_path).returncode != 0
+
+
+def test_shared_prompts(tmp_path):
+    """The quick benchmark gives its figures; of those, the count of tokens is no matter of time."""
+    done = run("benchmarks/run.py", "--quick", "--repeats", 1, "--json", tmp_path / "figures.json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert set(figures) >= {
+        "update_speedup_shared_prefix",
+        "update_memory_ratio",
+        "sampling_speedup_prefill_once",
+        "decoder_tokens_ratio",
+    }
+    assert figures["decoder_tokens_ratio"] <= 1.15
