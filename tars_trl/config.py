@@ -150,6 +150,13 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
         1.0, "Most nats between vLLM's greedy tokens and the model's, checked before step 0; 0 leaves it out.", least=0
     )
 
+    shared_prefix: str = setting(
+        "auto",
+        "Whether a twin's prompt goes through the model once for all its completions when they are scored: auto, or "
+        "never. The result is the same; auto compares both ways in the first batch, and says why if it cannot.",
+        choices=("auto", "never"),
+    )
+
     # Health.
     health_steps: int = setting(5, "Logged steps in a row before a health warning is given; 0 gives none.", least=0)
 

@@ -1,7 +1,6 @@
 """`TARSGRPOTrainer`: GRPO in which every question is asked twice."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from .grpo.alignment import choose_references, layer_indices, similarity_to_refe
 from .grpo.behavior import behavior_encoder
 from .grpo.callbacks import HealthCallback, publisher_of, use_twin_progress
 from .grpo.metrics import layer_metrics, twin_metrics
+from .grpo.micro_batches import twins_together
 from .grpo.preparing import (
     own_settings,
     prepare_training,
@@ -29,9 +29,11 @@ from .grpo.preparing import (
 from .grpo.resuming import ResumableSampler, checkpoint_to_continue, seal_checkpoint
 from .grpo.rewards import rewards_and_weights
 from .grpo.rollout import Rollout, Row
+from .grpo.sharing import PromptSharing
 from .grpo.twins import reference_candidates
 from .grpo.vllm import SpeechGeneration, check_supported, clips_of, pool_without_old_logps
-from .models.hooks import StatePooler, last_logits_only, placed_audio, without_dropout
+from .models.hooks import StatePooler, without_dropout
+from .models.prefill import prompts_once
 from .models.prompting import base_of, twin_prompt
 from .models.sharding import ClipEncoder
 from .record import format_trainable, trainable_table, write_run
@@ -64,6 +66,8 @@ class TARSGRPOTrainer(GRPOTrainer):
         ValueError: settings, rewards or data that cannot work, before anything is trained.
     """
 
+    _buffered_inputs: Any  # of TRL: the micro-batches of a generation
+
     def __init__(
         self,
         model: Any,
@@ -95,7 +99,9 @@ class TARSGRPOTrainer(GRPOTrainer):
             self.num_generations_eval //= 2
         self._rollout = Rollout([], [])
         self._encoder = ClipEncoder(self.architecture, self.accelerator, args.freeze_audio, args.modalities)
+        self._clips: Sequence[Any] = []  # of the rows that are sampled or scored next
         self._layers = self.architecture.state_modules(self._base)
+        self._sharing = PromptSharing(self.model, self.accelerator, self._layers, args.shared_prefix)
         self._rep_layers = layer_indices(args.rep_layers, len(self._layers))
         self._behavior = behavior_encoder(args, self.accelerator.device)
         if self.use_vllm:
@@ -136,6 +142,14 @@ class TARSGRPOTrainer(GRPOTrainer):
 
     # ---- 2. and 3. Prompts and audio -------------------------------------------------------------------------------
 
+    def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._sharing.on and self._buffered_inputs is not before:
+            self._buffered_inputs = twins_together(self._buffered_inputs)
+            return self._buffered_inputs[self._step % self.args.steps_per_generation]
+        return inputs
+
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
         first = self.accelerator.process_index * len(inputs)
         self._rollout = rollout = Rollout.prepare(
@@ -150,24 +164,20 @@ class TARSGRPOTrainer(GRPOTrainer):
                 rollout.clips = self._encoder.encode(self.model, rollout.features)
             if self.use_vllm:
                 self.vllm_generation.check_parity(self, rollout)
-            with self._audio(rollout.clips):
-                output = super()._generate_and_score_completions(rollout.rows)
+            self._clips = rollout.clips
+            output = super()._generate_and_score_completions(rollout.rows)
         return {**output, "audio": rollout.clips}
 
-    @contextmanager
-    def _audio(self, clips: Sequence[Any]) -> Iterator[None]:
-        """Place the rows' audio into every forward pass of the block."""
-        rows = clips if self.args.freeze_audio else self._encoder.encode(self.model, clips)
-        base = self._base
-        with placed_audio(base.get_input_embeddings(), self.architecture.audio_token(base), rows):
-            yield
+    def _embeddings(self) -> Sequence[Tensor | None]:
+        """Audio embeddings of the rows at hand; encoded here where the audio side is trained."""
+        return self._clips if self.args.freeze_audio else self._encoder.encode(self.model, self._clips)
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
         return [prompt.ids for prompt in self._rollout.prompts], None, {}
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        with self._audio(inputs["audio"]):
-            return super()._compute_loss(model, inputs)
+        self._clips = inputs["audio"]
+        return super()._compute_loss(model, inputs)
 
     # ---- 4. Alignment ----------------------------------------------------------------------------------------------
 
@@ -180,24 +190,14 @@ class TARSGRPOTrainer(GRPOTrainer):
             if self.args.pools_states and not self.vllm_importance_sampling_correction:
                 pool_without_old_logps(self, rollout, sampled[0])
             return sampled
-        pooling: Any = nullcontext()
         if self.args.pools_states:
             rollout.pooler = StatePooler(self._layers, len(prompt_ids), self.eos_token_ids)
-            pooling = rollout.pooler.attached(self._base.get_input_embeddings())
-        with last_logits_only(self._base), pooling:
+        with prompts_once(self._base, self._embeddings(), rollout.pooler, one_pass=self._encoder.together):
             return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
 
-    def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
-    ) -> tuple:
-        pooling: Any = nullcontext()
-        if self._rollout.pools_when_scored:
-            pooler = self._rollout.pool_scored(self._layers, attention_mask, logits_to_keep)
-            pooling = pooler.attached(self._base.get_input_embeddings())
-        with pooling:
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple:
+        scored = super()._get_per_token_logps_and_entropies
+        return self._sharing.score(scored, self._embeddings, self._rollout, model, *args, **kwargs)
 
     def _calculate_rewards(
         self, inputs: list[Row], prompts: list, completions: list, completion_ids_list: list[list[int]]

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
 from tars_trl.models.hooks import StatePooler
+from tars_trl.models.prompting import heard
 from tests.conftest import odd_reward, questions
 
 
@@ -48,7 +49,8 @@ class OneStep(TARSGRPOTrainer):
         for number, ids in enumerate(chosen):
             counted[number, width + len(ids) - 1] = False
         self._rollout.pooler = StatePooler(self._layers, len(chosen), teacher_forced=counted)
-        with torch.no_grad(), self._rollout.pooler.attached(self._base.get_input_embeddings()):
+        pooling = self._rollout.pooler.attached(self._base.get_input_embeddings())
+        with torch.no_grad(), heard(self._base, self._rollout.clips), pooling:
             self._base(input_ids=torch.tensor(rows), attention_mask=mask)
         return chosen, None
 

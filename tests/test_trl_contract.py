@@ -21,6 +21,7 @@ GRPO = {
     "_get_train_sampler": ["self", "dataset"],
     "_get_eval_sampler": ["self", "eval_dataset"],
     "_generate_and_score_completions": ["self", "inputs"],
+    "_prepare_inputs": ["self", "generation_batch"],
     "_tokenize_prompts": ["self", "prompts"],
     "_generate_single_turn": [
         *("self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"),

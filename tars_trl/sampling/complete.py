@@ -11,8 +11,8 @@ from transformers import GenerationConfig
 
 from ..data.prompts import Modality, question_key
 from ..models import architecture_of
-from ..models.hooks import last_logits_only
-from ..models.prompting import base_of, heard, prompt_batch, twin_prompt
+from ..models.prefill import generate
+from ..models.prompting import base_of, prompt_batch, twin_prompt
 from ..settings import DecodingSettings
 
 
@@ -87,21 +87,20 @@ def complete(
         suppress_tokens=architecture.unsampled_tokens(base),
     )
     device = base.get_input_embeddings().weight.device
-    # `generate` repeats each row for its samples or beams, and each copy hears the row's clip.
-    copies = max(num_samples, config.num_beams or 1)
     for start in range(0, len(rows), batch_size):
         asked = [rows[number] for number in range(start, min(start + batch_size, len(rows)))]
         keys = [question_key(row) for row in asked]
         prompts = [twin_prompt(architecture, processor, row, modality) for row in asked]
         batch = prompt_batch(model, prompts, tokenizer.pad_token_id)
-        clips = [clip for clip in batch.clips for _ in range(copies)]
         drawn = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with evaluation_mode(model), drawn, heard(model, clips), last_logits_only(base):
+        with evaluation_mode(model), drawn:
             digest = hashlib.blake2b(f"{seed}/{keys[0]}".encode(), digest_size=7).digest()
             torch.manual_seed(int.from_bytes(digest))
-            output = model.generate(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
+            output = generate(
+                model,
+                batch.input_ids,
+                batch.attention_mask,
+                batch.clips,
                 generation_config=config,
                 streamer=streamer,
             )

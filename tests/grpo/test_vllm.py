@@ -12,6 +12,7 @@ from trl.generation import vllm_client, vllm_generation
 from trl.generation.vllm_client import VLLMClient
 
 from tars_trl.models.hooks import StatePooler
+from tars_trl.models.prompting import heard
 from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
 from tests.grpo.vllm_stand_in import Engine, SamplingParams, make_llm, served, stored_names
 from tests.test_trainer import rollout
@@ -71,7 +72,7 @@ def make(make_trainer, tiny, engine, mode, monkeypatch):
 
 def difference(trainer, output):
     """Largest difference between the log-probs that the engine reports and those of a bare pass of the model."""
-    with torch.no_grad(), trainer._audio(output["audio"]):
+    with torch.no_grad(), heard(trainer._base, output["audio"]):
         logits = trainer.model(
             input_ids=torch.cat([output["prompt_ids"], output["completion_ids"]], 1),
             attention_mask=torch.cat([output["prompt_mask"], output["completion_mask"]], 1),
@@ -198,6 +199,7 @@ def test_expanded_prompts_would_be_expanded_twice(make, engine):
 def test_states_are_pooled_from_one_pass(make, monkeypatch, correction):
     """R_rep's states are means over all completion tokens but the last, of a pass that runs anyway or of one more."""
     trainer = make(vllm_importance_sampling_correction=correction, vllm_parity_tolerance=0.0)
+    trainer._sharing.checked = True  # which takes two passes once
     passes, kept = [], []
     layer = trainer._layers[0]
     layer.register_forward_hook(lambda *_: passes.append(1))
@@ -205,7 +207,7 @@ def test_states_are_pooled_from_one_pass(make, monkeypatch, correction):
     monkeypatch.setattr(StatePooler, "pooled", lambda *args: kept.append(original(*args)) or kept[-1])
     output = rollout(trainer)
     assert len(passes) == 1
-    with torch.no_grad(), trainer._audio(output["audio"]):
+    with torch.no_grad(), heard(trainer._base, output["audio"]):
         result = trainer._base(
             input_ids=torch.cat([output["prompt_ids"], output["completion_ids"]], 1),
             attention_mask=torch.cat([output["prompt_mask"], output["completion_mask"]], 1),

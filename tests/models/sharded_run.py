@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
+import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DeepSpeedPlugin, DistributedType
@@ -26,7 +27,10 @@ class Unequal(TARSGRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids, images, fields, num_generations, has_tool_images=False):
         completions, _ = super()._generate_single_turn(prompt_ids, images, fields, num_generations, has_tool_images)
-        return [ids[: 3 + number % 4] for number, ids in enumerate(completions)], None
+        completions = [ids[: 3 + number % 4] for number, ids in enumerate(completions)]
+        if self._rollout.pooler is not None:  # which has seen them whole
+            self._rollout.pooler.counts = torch.tensor([len(ids) - 1 for ids in completions])
+        return completions, None
 
 
 def every_other_row(completions, **kwargs):
