@@ -87,7 +87,12 @@ def spoken_text(prompt: Sequence[Mapping]) -> str:
 
 
 def check_rows(
-    dataset: Dataset, *, required: Sequence[str] = COLUMNS, strict: bool = True, placeholders: Collection[str] = ()
+    dataset: Dataset,
+    *,
+    required: Sequence[str] = COLUMNS,
+    strict: bool = True,
+    unique: bool = True,
+    placeholders: Collection[str] = (),
 ) -> None:
     """Check the rows against the schema, without looking at the audio (`tars_trl.data.audio.check_audio` does).
 
@@ -95,6 +100,7 @@ def check_rows(
         dataset: rows, as they are given to a trainer.
         required: columns that have to be there; the others of the schema are checked where they are.
         strict: also refuse a single option and two equal ones, of which no right one can be chosen.
+        unique: also refuse a key that two rows have.
         placeholders: what stands for media in the prompts of the model in use. Text such as `<|im_end|>` is refused
             in any case: a tokenizer takes it for the end of a turn, a clip, …
 
@@ -114,7 +120,7 @@ def check_rows(
         key = row.get("key")
         label = f"row {key!r}" if key else f"row number {index}"
         problems += [f"{label}, {problem}" for problem in row_problems(row, strict, placeholders)]
-        if isinstance(key, str) and key in seen:
+        if unique and isinstance(key, str) and key in seen:
             problems.append(f"{label}, key: another row has the same. Keys must be unique")
         seen.add(str(key))
     if problems:

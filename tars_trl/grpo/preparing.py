@@ -65,7 +65,7 @@ def usable_questions(dataset: Any, args: Any, curriculum: str | None = None) -> 
         )
     if len(dataset) == 0:
         raise SettingError("The data set has no rows, so there is nothing to train on. Give another dataset or split.")
-    check_rows(dataset, required=("prompt",))
+    check_rows(dataset, required=("prompt",), unique=False)  # a group is asked its own question, whatever its key
     if getattr(args, "modalities", "speech") == "text":
         dataset = dataset.remove_columns("audio") if "audio" in dataset.column_names else dataset
     else:
