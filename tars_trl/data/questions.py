@@ -82,6 +82,11 @@ def load_questions(
         check_rows(dataset, strict=strict)
     except QuestionError as error:
         raise QuestionError(f"{path_or_id}, split {split!r}: {error}") from error
+    except ValueError as error:  # Arrow's own, for values that Python has no form for
+        raise QuestionError(
+            f"{path_or_id}, split {split!r}: its values cannot be read, {error}. Leave out columns that are no text, "
+            "number or list of them."
+        ) from error
     return dataset if limit is None else dataset.select(draw_numbers(len(dataset), limit, seed))
 
 
