@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import huggingface_hub
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Audio, Dataset, Features, List, Value, concatenate_datasets
 
@@ -82,11 +83,6 @@ def load_questions(
         check_rows(dataset, strict=strict)
     except QuestionError as error:
         raise QuestionError(f"{path_or_id}, split {split!r}: {error}") from error
-    except ValueError as error:  # Arrow's own, for values that Python has no form for
-        raise QuestionError(
-            f"{path_or_id}, split {split!r}: its values cannot be read, {error}. Leave out columns that are no text, "
-            "number or list of them."
-        ) from error
     return dataset if limit is None else dataset.select(draw_numbers(len(dataset), limit, seed))
 
 
@@ -210,6 +206,19 @@ def _check_kinds(dataset: Dataset) -> None:
                 f"column {name!r}: it holds {feature}, and {kind} is needed. Write it so, or name another column with "
                 f"column_map={{'theirs': {name!r}}}."
             )
+    for field in dataset.data.schema:
+        if _has_equal_names(field.type):
+            raise QuestionError(
+                f"column {field.name!r}: it holds objects in which two fields have one name, which no row can be read "
+                "with. Rename the fields, or leave the column out."
+            )
+
+
+def _has_equal_names(kind: pa.DataType) -> bool:
+    """Whether two fields of a struct have one name, in the type or anywhere inside."""
+    inside = [kind.field(number) for number in range(kind.num_fields)]
+    twice = pa.types.is_struct(kind) and len({field.name for field in inside}) < len(inside)
+    return twice or any(_has_equal_names(field.type) for field in inside)
 
 
 def _with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:
