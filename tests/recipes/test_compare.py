@@ -338,5 +338,5 @@ def test_whole_runs(parts, capsys):
             "questions_speech": 4,
             "questions_text": 4,
         }
-        assert (run / "adapter_config.json").is_file() and (run / "trainable.json").is_file()
+        assert (run / "adapter_config.json").is_file() and (run / "run.json").is_file()
     assert (folder / "out" / "table.png").stat().st_size > 5000
