@@ -18,7 +18,7 @@ from .settings import AudioSettings, Rule, check, defaults_of, setting
 
 # Of fields that are TRL's and transformers': refused here, before a model is loaded.
 INHERITED = {
-    "learning_rate": Rule(above=0, most=1),
+    "learning_rate": Rule(above=0, most=100),
     "weight_decay": Rule(least=0, most=1),
     "max_grad_norm": Rule(least=0),
     "adam_beta1": Rule(least=0, most=1),
@@ -84,7 +84,7 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
     inherited: ClassVar[dict[str, Rule]] = GRPO_INHERITED
 
     # The method's values for settings that TRL has too.
-    learning_rate: float = setting(2e-5, "Initial learning rate of AdamW (released code).", above=0, most=1)
+    learning_rate: float = setting(2e-5, "Initial learning rate of AdamW (released code).", above=0, most=100)
     weight_decay: float = setting(0.01, "Weight decay of AdamW (released code).", least=0, most=1)
     warmup_steps: float = setting(
         0.01, "Warm-up: a share of all steps below 1, else steps (released code: 1 %).", least=0

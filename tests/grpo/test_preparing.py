@@ -46,7 +46,7 @@ def test_an_empty_data_set_is_refused(make_trainer):
         ({"epsilon_high": -0.1}, "epsilon_high=-0.1 is out of range"),
         ({"lora_alpha": 0}, "lora_alpha=0 is out of range"),
         ({"learning_rate": float("nan")}, "learning_rate=nan is not a finite number"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0 is out of range. Give more than 0 and at most 1"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 is out of range. Give more than 0 and at most 100"),
         ({"beta": float("inf")}, "beta=inf is not a finite number"),
         ({"temperature": 0.0}, "temperature=0.0 is out of range"),
         ({"representation_weight": 1e9}, "representation_weight=1000000000.0 is out of range"),
