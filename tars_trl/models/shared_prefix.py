@@ -227,7 +227,7 @@ def attach(model: Any) -> None:
     if config._attn_implementation not in ("sdpa", ATTENTION):
         raise ValueError(
             f"The model was loaded with attn_implementation={config._attn_implementation!r}, and prompts can be shared "
-            "with 'sdpa' alone. Load it with attn_implementation='sdpa' (the default), or set shared_prefix: false."
+            "with 'sdpa' alone. Load it with attn_implementation='sdpa' (the default), or set shared_prefix: never."
         )
     config._attn_implementation = {"": ATTENTION}  # of this config, not of the audio tower's
 
@@ -319,7 +319,7 @@ def packed_logps(
             raise ValueError(
                 f"A prompt and its completion have {packed.longest} tokens, and this model shares prompts of at most "
                 f"{limit}: in longer rows a token's place among the others changes what it sees. Shorten clips or "
-                "completions, or set shared_prefix: false."
+                "completions, or set shared_prefix: never."
             )
         if pooler is not None:
             pooler.owners = torch.where(packed.owners < 0, -1, rows[packed.owners])

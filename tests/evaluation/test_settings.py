@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tars_trl.errors import SettingError
 from tars_trl.evaluation import EvaluationSettings
 from tars_trl.settings import parse
-from tests.conftest import ROOT
+from tests.conftest import ROOT, check_header
 
 YAMLS = sorted((ROOT / "recipes" / "evaluation").glob("*.yaml"))
 
@@ -23,12 +23,7 @@ def test_yaml_parses_and_says_how_to_launch_it(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     (settings,) = parse(EvaluationSettings, args=["--config", str(path), "--limit", "5"])
     assert settings.modalities == ["speech", "text"] and settings.limit == 5
-    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    for word in ("Hardware:", "Launch:", "Override:"):
-        assert any(line.startswith(f"# {word}") for line in header), word
-    (launch,) = [line for line in header if line.startswith("# Launch:")]
-    named = [word for word in launch.split() if word.startswith("recipes/")]
-    assert str(path.relative_to(ROOT)) in named and all((ROOT / word).exists() for word in named)
+    check_header(path)
 
 
 def test_lists_are_comma_separated():

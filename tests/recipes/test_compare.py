@@ -24,7 +24,7 @@ from tars_trl.evaluation.metrics import wilson_interval
 from tars_trl.evaluation.results import read_pair, read_samples
 from tars_trl.settings import parse, read_settings
 from tars_trl.supervised import SpeechDPOConfig, SpeechSFTConfig
-from tests.conftest import ROOT, questions
+from tests.conftest import ROOT, check_header, questions
 from tests.supervised import REPLIES, rows, said, stir
 
 ARMS = ROOT / "recipes" / "qwen2_5_omni" / "arms"
@@ -50,14 +50,8 @@ def short(path: Path) -> str:
 @pytest.mark.parametrize("path", FILES, ids=short)
 def test_header(path):
     """What it is, hardware, launch line and override line; the launch line names files that exist."""
-    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    for word in ("Hardware:", "Launch:", "Override:"):
-        assert any(line.startswith(f"# {word}") for line in header), word
-    (launch,) = [line for line in header if line.startswith("# Launch:")]
-    named = [word for word in launch.split() if word.startswith("recipes/")]
-    assert str(path.relative_to(ROOT)) in named and all((ROOT / word).exists() for word in named)
     scripts = {"compare": "compare.py", "preferences": "build_preferences.py", **METHODS}
-    assert f"recipes/{scripts[path.stem.partition('_')[0]]}" in named
+    check_header(path, scripts[path.stem.partition("_")[0]])
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.stem in NAMES], ids=short)

@@ -13,7 +13,7 @@ from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGenerati
 
 from tars_trl import TARSGRPOConfig
 from tars_trl.settings import parse
-from tests.conftest import ROOT, questions
+from tests.conftest import ROOT, check_header, questions
 
 TARS_YAMLS = sorted((ROOT / "recipes").glob("*_*/*.yaml"))
 
@@ -32,12 +32,7 @@ def test_yaml_parses(path, monkeypatch):
 @pytest.mark.parametrize("path", TARS_YAMLS, ids=lambda path: "/".join(path.parts[-2:]))
 def test_yaml_header(path):
     """What it is, hardware, launch line and override line; the launch line names files that exist."""
-    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    for word in ("Hardware:", "Launch:", "Override:"):
-        assert any(line.startswith(f"# {word}") for line in header), word
-    (launch,) = [line for line in header if line.startswith("# Launch:")]
-    named = [word for word in launch.split() if word.startswith("recipes/")]
-    assert str(path.relative_to(ROOT)) in named and all((ROOT / word).exists() for word in named)
+    check_header(path)
 
 
 def test_accelerate_configs_are_known_to_accelerate():
