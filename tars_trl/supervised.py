@@ -20,14 +20,12 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from .config import SpeechTrainingSettings
 from .data.answers import completion_text
 from .errors import QuestionError, SettingError
-from .grpo.callbacks import publisher_of
-from .grpo.preparing import own_settings, prepare_training, refuse_misplaced_adapters, usable_questions
-from .grpo.resuming import checkpoint_to_continue, seal_checkpoint
+from .grpo.kept_run import KeptRun
+from .grpo.preparing import own_settings, prepare_training, usable_questions
 from .models import SpeechLLM
 from .models.hooks import placed_audio
-from .models.prompting import base_of, twin_prompt
+from .models.prompting import base_of, end_tokens_of, twin_prompt
 from .models.sharding import ClipEncoder
-from .record import format_trainable, trainable_table, write_run
 from .settings import setting
 
 Row = dict[str, Any]
@@ -161,21 +159,15 @@ def end_of_turn(processor: Any, end_tokens: Sequence[int]) -> list[int]:
     return list(ids[: ends[0] + 1])
 
 
-def end_tokens_of(model: Any, processor: Any) -> list[int]:
-    """Ids at which a model's generation stops, sorted."""
-    ends = model.generation_config.eos_token_id
-    return sorted({processor.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
-
-
 # ---- Trainers ------------------------------------------------------------------------------------------------------
 
 
-class SpeechTrainer:
+class SpeechTrainer(KeptRun):
     """Mixin in front of one of TRL's supervised trainers. The only changes with respect to that one are:
 
     1. The data collator: rows stay as they are, and are tokenised with their audio when a batch is made.
     2. Audio embeddings are placed into all forward passes of `compute_loss`.
-    3. `run.json` and a `Publisher`'s card in the place of TRL's card, as in `TARSGRPOTrainer`.
+    3. A run is kept as `TARSGRPOTrainer` keeps its own.
 
     Arguments are those of TRL's trainer; with no `peft_config` the LoRA of `SpeechTrainingSettings` is used. Data sets
     have the columns `prompt` (the conversation in its written form), `audio` (its last question spoken), `key`, and
@@ -189,11 +181,6 @@ class SpeechTrainer:
     """Columns that hold completions: text, or a conversation of one assistant message."""
     padding: Any
     """TRL's collator class for token ids."""
-
-    args: Any
-    model: Any
-    accelerator: Any
-    is_world_process_zero: Callable[[], bool]
 
     def __init__(
         self,
@@ -232,18 +219,12 @@ class SpeechTrainer:
             **kwargs,
         )
         self._encoder = ClipEncoder(self.architecture, self.accelerator, frozen=True)
-        refuse_misplaced_adapters(self._base, self.architecture, args.freeze_audio)
-        if self.is_world_process_zero():
-            print(format_trainable(trainable_table(self._base, self.architecture.audio_modules)))
+        self._show_trainable()
 
     @staticmethod
     def example(prompt_ids: list[int], completion_ids: Callable[[str], list[int]]) -> dict[str, list[int]]:
         """What `padding` takes out of a row: from its prompt's ids and those of the completion in a column."""
         raise NotImplementedError
-
-    @property
-    def _base(self) -> Any:
-        return base_of(self.accelerator.unwrap_model(self.model))
 
     def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """TRL's loss, the audio of the batch in every pass; DPO's hold the rows once for each kind of completion."""
@@ -254,37 +235,6 @@ class SpeechTrainer:
         parent: Any = super()
         with placed_audio(base.get_input_embeddings(), self.architecture.audio_token(base), clips):
             return parent.compute_loss(model, batch, *args, **kwargs)
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """TRL's, from a whole checkpoint of this very run (`last`: the newest), or in a folder without a run."""
-        checkpoint = checkpoint_to_continue(self, resume_from_checkpoint)
-        self.create_model_card()
-        parent: Any = super()
-        return parent.train(checkpoint, *args, **kwargs)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once the new one is whole
-        parent: Any = super()
-        parent._save_checkpoint(model, trial)
-        self.args.save_total_limit = limit
-        seal_checkpoint(self, limit)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """`run.json`, and the card that a `Publisher` makes of it, in the place of TRL's card."""
-        if self.is_world_process_zero():
-            write_run(self, self._base, self.architecture.audio_modules)
-            publisher = publisher_of(self)
-            if publisher is not None:
-                publisher.write_card(self)
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """The repository to push to, as a `Publisher` allows it."""
-        publisher = publisher_of(self)
-        parent: Any = super()
-        parent.init_hf_repo(token, publisher.prepare(self, token, private) if publisher is not None else private)
-
-    def _send_telemetry(self) -> None:
-        """Nothing: what runs where is nobody's business unless the user asks for it."""
 
 
 class SpeechSFTTrainer(SpeechTrainer, SFTTrainer):

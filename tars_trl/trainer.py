@@ -15,18 +15,18 @@ from .config import TARSGRPOConfig
 from .data.answers import completion_text
 from .grpo.alignment import choose_references, layer_indices, similarity_to_reference
 from .grpo.behavior import behavior_encoder
-from .grpo.callbacks import HealthCallback, publisher_of, use_twin_progress
+from .grpo.callbacks import HealthCallback, use_twin_progress
+from .grpo.kept_run import KeptRun
 from .grpo.metrics import layer_metrics, twin_metrics
 from .grpo.micro_batches import twins_together
 from .grpo.preparing import (
     own_settings,
     prepare_training,
-    refuse_misplaced_adapters,
     refuse_several_turns,
     suppress,
     usable_questions,
 )
-from .grpo.resuming import ResumableSampler, checkpoint_to_continue, seal_checkpoint
+from .grpo.resuming import ResumableSampler
 from .grpo.rewards import rewards_and_weights
 from .grpo.rollout import Rollout, Row
 from .grpo.sharing import PromptSharing
@@ -36,10 +36,9 @@ from .models.hooks import StatePooler, without_dropout
 from .models.prefill import prompts_once
 from .models.prompting import base_of, twin_prompt
 from .models.sharding import ClipEncoder
-from .record import format_trainable, trainable_table, write_run
 
 
-class TARSGRPOTrainer(GRPOTrainer):
+class TARSGRPOTrainer(KeptRun, GRPOTrainer):
     """Trajectory Alignment for Reasoning in Speech (TARS, ACL 2026, arXiv 2601.05543).
 
     The only changes with respect to `GRPOTrainer` are:
@@ -55,7 +54,7 @@ class TARSGRPOTrainer(GRPOTrainer):
        written rows.
     5. Metrics by modality, and the gap.
     6. Settings are copied, not changed; `run.json` says how a run was made, checkpoints carry a manifest, and a
-       `Publisher` among the callbacks writes the card. Nothing is sent unless asked.
+       `Publisher` among the callbacks writes the card (`grpo.kept_run`). Nothing is sent unless asked.
 
     Arguments are those of `GRPOTrainer`, without tools, environments and rollout functions. `train_dataset` and
     `eval_dataset` hold rows as in `tars_trl.data`: `prompt`, the conversation in its written form, and `audio`, its
@@ -109,14 +108,7 @@ class TARSGRPOTrainer(GRPOTrainer):
         use_twin_progress(self)
         if args.health_steps:
             self.add_callback(HealthCallback(args.health_steps))
-        refuse_misplaced_adapters(self._base, self.architecture, args.freeze_audio)
-        if self.is_world_process_zero():
-            print(format_trainable(trainable_table(self._base, self.architecture.audio_modules)))
-
-    @property
-    def _base(self) -> Any:
-        """The model without adapter and wrappers around it."""
-        return base_of(self.accelerator.unwrap_model(self.model))
+        self._show_trainable()
 
     @property
     def _group_size(self) -> int:
@@ -262,7 +254,7 @@ class TARSGRPOTrainer(GRPOTrainer):
             rewards[filled, self.reward_func_names.index(name)] = values.to(rewards)[filled]
         self._log_metrics({"alignment/no_reference": sum(not rows for rows in candidates) / len(candidates)})
 
-    # ---- 5. and 6. Metrics, records --------------------------------------------------------------------------------
+    # ---- 5. Metrics ------------------------------------------------------------------------------------------------
 
     def _gather(self, values: list) -> Tensor:
         return self.accelerator.gather(torch.tensor(values, device=self.accelerator.device))
@@ -270,31 +262,3 @@ class TARSGRPOTrainer(GRPOTrainer):
     def _log_metrics(self, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
             self._metrics["train" if self.model.training else "eval"][name].append(value)
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """TRL's, from a whole checkpoint of this very run (`last`: the newest), or in a folder without a run."""
-        checkpoint = checkpoint_to_continue(self, resume_from_checkpoint)
-        self.create_model_card()
-        return super().train(checkpoint, *args, **kwargs)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go once the new one is whole
-        super()._save_checkpoint(model, trial)
-        self.args.save_total_limit = limit
-        seal_checkpoint(self, limit)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """`run.json`, and the card that a `Publisher` makes of it, in the place of TRL's card."""
-        if self.is_world_process_zero():
-            write_run(self, self._base, self.architecture.audio_modules)
-            publisher = publisher_of(self)
-            if publisher is not None:
-                publisher.write_card(self)
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """The repository to push to, as a `Publisher` allows it."""
-        publisher = publisher_of(self)
-        super().init_hf_repo(token, publisher.prepare(self, token, private) if publisher is not None else private)
-
-    def _send_telemetry(self) -> None:
-        """Nothing: what runs where is nobody's business unless the user asks for it."""

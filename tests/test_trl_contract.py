@@ -7,6 +7,7 @@ import pytest
 from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
+from tars_trl.grpo.kept_run import KeptRun
 from tars_trl.grpo.vllm import SpeechGeneration
 from tars_trl.supervised import SpeechDPOTrainer, SpeechSFTTrainer, SpeechTrainer
 from tars_trl.trainer import TARSGRPOTrainer
@@ -15,9 +16,14 @@ from tests.conftest import ROOT
 # Parameters of the overridden methods in TRL 1.16 and transformers 5.23.
 CARD = ["self", "model_name", "dataset_name", "tags"]
 TRAIN = ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"]
-GRPO = {
+KEPT_RUN = {
     "train": TRAIN,
     "_save_checkpoint": ["self", "model", "trial"],
+    "_send_telemetry": ["self"],
+    "create_model_card": CARD,
+    "init_hf_repo": ["self", "token", "private"],
+}
+GRPO = {
     "_get_train_sampler": ["self", "dataset"],
     "_get_eval_sampler": ["self", "eval_dataset"],
     "_generate_and_score_completions": ["self", "inputs"],
@@ -33,18 +39,8 @@ GRPO = {
     ],
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_compute_loss": ["self", "model", "inputs"],
-    "_send_telemetry": ["self"],
-    "create_model_card": CARD,
-    "init_hf_repo": ["self", "token", "private"],
 }
-SUPERVISED = {
-    "train": TRAIN,
-    "_save_checkpoint": ["self", "model", "trial"],
-    "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
-    "_send_telemetry": ["self"],
-    "create_model_card": CARD,
-    "init_hf_repo": ["self", "token", "private"],
-}
+SUPERVISED = {"compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]}
 DPO = {"_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"]}
 VLLM = {
     "_fix_param_name_to_vllm": ["self", "name", "extra_prefixes"],
@@ -56,6 +52,9 @@ VLLM = {
 @pytest.mark.parametrize(
     ("ours", "theirs", "expected"),
     [
+        (KeptRun, GRPOTrainer, KEPT_RUN),
+        (KeptRun, SFTTrainer, KEPT_RUN),
+        (KeptRun, DPOTrainer, KEPT_RUN),
         (TARSGRPOTrainer, GRPOTrainer, GRPO),
         (SpeechTrainer, SFTTrainer, SUPERVISED),
         (SpeechTrainer, DPOTrainer, SUPERVISED),

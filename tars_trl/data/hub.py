@@ -5,7 +5,8 @@ from threading import Thread
 
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 SECONDS = 8.0
 """For an answer; transformers and datasets try again for half a minute, and then name neither the id nor the reason."""
@@ -15,9 +16,16 @@ def check_on_hub(repo_id: str, repo_type: str = "model", revision: str | None = 
     """See that a repository is on the hub. With `HF_HUB_OFFLINE` nothing is asked: what is cached will be used.
 
     Raises:
-        FileNotFoundError: the hub has no such repository or revision, or not for this user.
+        FileNotFoundError: the hub has no such repository or revision, or not for this user, or none can be called so.
         ConnectionError: there was no answer.
     """
+    at = f"{repo_id}{f', revision {revision}' if revision else ''}"
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise FileNotFoundError(
+            f"{at}: there is no such folder here, and no repository can have this name ({error}) Correct it."
+        ) from error
     if constants.HF_HUB_OFFLINE:
         return
     answer: Future = Future()
@@ -32,7 +40,6 @@ def check_on_hub(repo_id: str, repo_type: str = "model", revision: str | None = 
 
     # In a thread, since no time-out covers the look-up of the host's name; a daemon, so that nothing waits for it.
     Thread(target=ask, daemon=True).start()
-    at = f"{repo_id}{f', revision {revision}' if revision else ''}"
     try:
         answer.result(SECONDS + 1)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -40,7 +47,7 @@ def check_on_hub(repo_id: str, repo_type: str = "model", revision: str | None = 
             f"{at}: there is no such folder here and no such {repo_type} on the hub, or none that this user may read "
             f"({type(error).__name__}). Correct the name, or log in with `hf auth login`."
         ) from error
-    except Exception as error:
+    except Exception as error:  # of whichever HTTP library huggingface_hub is made with
         raise ConnectionError(
             f"{at}: there is no such folder here, and {constants.ENDPOINT} cannot be reached "
             f"({str(error) or type(error).__name__}). Connect, or set HF_HUB_OFFLINE=1 to use what is cached."

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,16 @@ def sha256(value: Any) -> str:
     """Digest of a text, or of a value as JSON with sorted keys."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sampled_pieces(path: Path, piece: int, whole: int) -> Iterator[bytes]:
+    """The bytes of a file in pieces of `piece`; of one larger than `whole`, 64 pieces that are evenly spread."""
+    size = path.stat().st_size
+    step = max(piece, (size - piece) // 63) if size > whole else piece
+    with path.open("rb") as opened:
+        for start in range(0, size, step):
+            opened.seek(start)
+            yield opened.read(piece)
 
 
 def rows_digest(rows: Dataset, with_audio: bool) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from accelerate.utils import broadcast_object_list
 from .. import record
 from ..data.journal import Line, sha256
 from ..data.prompts import Modality
-from ..models.loading import base_revision, identity, load_processor, load_speech_llm, resolve
+from ..models.loading import base_revision, identity, load_processor, resolve
 from ..sampling.complete import complete, decoding
-from ..sampling.shared import share_out, start_processes
+from ..sampling.shared import model_loader, share_out, start_processes
 from ..speaking.recognition import Transcriber, from_asr
 from . import cascade, results
 from .jobs import Job, make_jobs
@@ -102,17 +102,7 @@ def evaluate(settings: EvaluationSettings) -> Path:
         state.print(f"Finished already: {earlier}. Pass --overwrite to repeat it.")
         return earlier
 
-    load_model = cache(
-        partial(
-            load_speech_llm,
-            plan.model,
-            plan.adapter,
-            model_revision=plan.revision,
-            dtype=settings.dtype,
-            device=state.device,
-            attn_implementation=settings.attn_implementation,
-        )
-    )
+    load_model: Any = model_loader(settings)
     completions = [complete_job(job, settings, plan.folder / "completions", load_model) for job in plan.jobs]
     load_model.cache_clear()  # makes room for the extractor
     path = None

@@ -15,7 +15,7 @@ import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl.trainer.utils import RepeatSampler
 
-from ..data.journal import sha256
+from ..data.journal import sampled_pieces, sha256
 from ..data.prompts import question_key
 from ..errors import SettingError
 
@@ -96,12 +96,9 @@ def checkpoint_problem(folder: Path) -> str | None:
 
 
 def _digest(path: Path) -> str:
-    digest, size, piece = hashlib.sha256(), path.stat().st_size, 1 << 24
-    step = max(piece, (size - piece) // 63) if size > HASHED_WHOLE else piece
-    with path.open("rb") as opened:
-        for start in range(0, size, step):
-            opened.seek(start)
-            digest.update(opened.read(piece))
+    digest = hashlib.sha256()
+    for piece in sampled_pieces(path, 1 << 24, HASHED_WHOLE):
+        digest.update(piece)
     return digest.hexdigest()
 
 

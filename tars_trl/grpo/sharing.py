@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..models.hooks import StatePooler, without_dropout
+from ..models.hooks import attached, without_dropout
 from ..models.prompting import base_of, heard
 from ..models.shared_prefix import PackedStatePooler, attach, longest_row, packed_logps, saving
 from .rollout import Rollout
@@ -73,11 +72,11 @@ class PromptSharing:
         rows = input_ids, attention_mask, logits_to_keep
 
         def repeated(clips: Sequence[Tensor | None], pooler: Any = None) -> tuple:
-            with heard(base, clips), _attached(pooler, base):
+            with heard(base, clips), attached(pooler, base.get_input_embeddings()):
                 return plain(model, *rows, batch_size, compute_entropy, *args, **kwargs)
 
         def shared(clips: Sequence[Tensor | None], pooler: Any = None) -> tuple:
-            with self.accelerator.autocast(), _attached(pooler, base):
+            with self.accelerator.autocast(), attached(pooler, base.get_input_embeddings()):
                 return *packed_logps(model, *rows, clips, batch_size, compute_entropy, pooler), None
 
         limit = longest_row(base)
@@ -112,10 +111,6 @@ class PromptSharing:
         self.on = False
         if self.accelerator.is_main_process:
             logger.warning("Prompts are not shared: every row has its own, which takes longer. %s", reason)
-
-
-def _attached(pooler: StatePooler | None, base: Any) -> AbstractContextManager:
-    return pooler.attached(base.get_input_embeddings()) if pooler is not None else nullcontext()
 
 
 def _computed_in(model: nn.Module, accelerator: Any) -> torch.dtype:

@@ -6,7 +6,7 @@ counted. Nothing is paid or placed by guess.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -214,6 +214,11 @@ class StatePooler:
         if self.sums is None:  # every completion is empty
             return torch.zeros(len(counts), len(self.layers), hidden_size, device=self.counts.device)
         return self.sums / self.counts.to(self.sums.device).clamp(min=1).view(-1, 1, 1)
+
+
+def attached(pooler: StatePooler | None, embedding: nn.Module) -> AbstractContextManager:
+    """A pooler at work while the block runs; nothing where there is none."""
+    return pooler.attached(embedding) if pooler is not None else nullcontext()
 
 
 @contextmanager

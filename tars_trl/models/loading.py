@@ -10,6 +10,7 @@ from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoProcessor
 from transformers.utils import find_adapter_config_file
 
+from ..data.journal import sampled_pieces
 from ..errors import SettingError
 from ..record import read_run
 from . import architecture_of, native_revision
@@ -17,8 +18,7 @@ from . import architecture_of, native_revision
 WEIGHTS = (".safetensors", ".bin")
 DESCRIPTIONS = (".json", ".jinja", ".txt", ".model")
 NO_MODEL_FILES = ("trainer_state.json", "training_args.bin", "run.json", "manifest.json")
-SAMPLED = 64  # pieces of 1 MB that are read of a weight file; smaller files are read whole
-PIECE = 1 << 20
+PIECE = 1 << 20  # bytes; 64 of them are read of a weight file, smaller files whole
 
 
 # ---- A model to ask ------------------------------------------------------------------------------------------------
@@ -155,11 +155,7 @@ def identity(model: str, model_revision: str | None = None, file: str = "config.
     for path in sorted(folder.iterdir()):
         if path.suffix not in WEIGHTS + DESCRIPTIONS or path.name in NO_MODEL_FILES:
             continue
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}\n".encode())
-        step = max(PIECE, (size - PIECE) // (SAMPLED - 1)) if size > SAMPLED * PIECE else PIECE
-        with path.open("rb") as opened:
-            for start in range(0, size, step):
-                opened.seek(start)
-                digest.update(opened.read(PIECE))
+        digest.update(f"{path.name}:{path.stat().st_size}\n".encode())
+        for piece in sampled_pieces(path, PIECE, 64 * PIECE):
+            digest.update(piece)
     return f"sha256:{digest.hexdigest()}"

@@ -8,7 +8,7 @@ the same greedy ones, and for one seed the same samples, up to ties within the r
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from . import architecture_of
-from .hooks import StatePooler, last_logits_only, placed_audio
+from .hooks import StatePooler, attached, last_logits_only, placed_audio
 from .prompting import base_of
 from .shared_prefix import first_with_same_prompt
 
@@ -69,7 +69,7 @@ def generate(
     if beams > 1 or config.cache_implementation is not None or config.use_cache is False:
         config.num_return_sequences = repeats
         copies = [clip for clip in clips for _ in range(max(repeats, beams))]
-        with placed_audio(embedding, token, copies), last_logits_only(base), _attached(pooler, embedding):
+        with placed_audio(embedding, token, copies), last_logits_only(base), attached(pooler, embedding):
             return own(model, input_ids=input_ids, attention_mask=attention_mask, generation_config=config, **kwargs)
     config.num_return_sequences = 1
     ids, mask = (tensor.repeat_interleave(repeats, dim=0) for tensor in (input_ids, attention_mask))
@@ -89,12 +89,8 @@ def generate(
     if getattr(base.base_model, "rope_deltas", None) is not None:
         base.base_model.rope_deltas = None
     # Clips are still placed: a model that starts its cache anew (Phi-4 beyond 4,096 tokens) forwards its prompts again.
-    with placed_audio(embedding, token, clips), _attached(pooler, embedding):
+    with placed_audio(embedding, token, clips), attached(pooler, embedding):
         return own(model, input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config, **kwargs)
-
-
-def _attached(pooler: StatePooler | None, embedding: Any) -> AbstractContextManager:
-    return pooler.attached(embedding) if pooler is not None else nullcontext()
 
 
 def _of_similar_length(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:

@@ -20,6 +20,12 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if is_peft_model(model) else model
 
 
+def end_tokens_of(model: Any, processor: Any) -> list[int]:
+    """Ids at which a model's generation stops, sorted."""
+    ends = model.generation_config.eos_token_id
+    return sorted({processor.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
+
+
 def twin_prompt(
     architecture: SpeechLLM, processor: Any, row: Mapping[str, Any], modality: Modality, **template: Any
 ) -> Prompt:

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from ..data.prompts import Modality, question_key
 from ..models import architecture_of
 from ..models.prefill import generate
-from ..models.prompting import base_of, prompt_batch, twin_prompt
+from ..models.prompting import base_of, end_tokens_of, prompt_batch, twin_prompt
 from ..settings import DecodingSettings
 
 
@@ -75,8 +75,7 @@ def complete(
     """
     base, tokenizer = base_of(model), processor.tokenizer
     architecture = architecture_of(base.config.model_type)
-    ends = base.generation_config.eos_token_id
-    ends = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])})
+    ends = end_tokens_of(base, processor)
     config = GenerationConfig(
         # What is not set here would come from the checkpoint's generation_config.
         **{"do_sample": False, "repetition_penalty": 1.0, **generation},

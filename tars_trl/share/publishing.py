@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from ..grpo.callbacks import Publisher
-from ..models import architecture_of
-from ..models.prompting import base_of
 from ..record import read_run
 from .cards import write_card
 from .hub import prepare_repository
@@ -33,6 +31,5 @@ class PublishCallback(Publisher):
         """README.md in the output folder, from the `run.json` there."""
         folder = Path(trainer.args.output_dir)
         facts = read_run(folder)
-        architecture = architecture_of(base_of(trainer.accelerator.unwrap_model(trainer.model)).config.model_type)
         name = trainer.hub_model_id or folder.resolve().name
-        write_card(folder, facts, architecture, name, adapter=bool(facts["adapter"]))
+        write_card(folder, facts, trainer.architecture, name, adapter=bool(facts["adapter"]))

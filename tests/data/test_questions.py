@@ -610,6 +610,10 @@ class TestWhereQuestionsAre:
             load_questions("someone/questions")
         assert monotonic() - begin < 5
 
+    def test_a_name_that_no_repository_can_have_is_not_blamed_on_the_network(self):
+        with pytest.raises(FileNotFoundError, match="^some--one/qu..estions: .*no repository can have this name"):
+            load_questions("some--one/qu..estions")
+
     def test_a_hub_id_that_is_not_cached_and_may_not_be_asked_for(self):
         with pytest.raises(ConnectionError, match="someone/questions: .*not cached"):
             load_questions("someone/questions")

@@ -144,7 +144,7 @@ def test_a_folder_is_one_runs(run, make_trainer):
 
 def test_old_checkpoints_go_once_the_new_one_is_whole(make_trainer, monkeypatch):
     """Killed before the manifest, the one before it is still there, although `save_total_limit` is 1."""
-    from tars_trl import trainer as module
+    from tars_trl.grpo import kept_run as module
 
     trainer = make_trainer(output="limited", save_total_limit=1, **SETTINGS)
     seal, sealed = module.seal_checkpoint, []
