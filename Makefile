@@ -9,14 +9,14 @@ STAMP  := $(VENV)/.installed
 TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MODE=offline TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow quality format typecheck imports package clean
+.PHONY: help setup demo test test-slow quality format typecheck imports docs package clean
 
 help:       ## this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[demo,data,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[demo,data,dev,docs]"
 	touch $@
 
 setup: $(STAMP)     ## make .venv with the tested versions of everything
@@ -44,6 +44,9 @@ typecheck: $(STAMP) ## mypy over the package
 imports: $(STAMP)   ## which room may import which
 	$(BIN)/lint-imports
 
+docs: $(STAMP)      ## the site, in site/; strictly and without network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+
 # The wheel is installed into an empty folder, and imported from there, so that a forgotten file is noticed here.
 package: $(STAMP)   ## build wheel and sdist in dist/, and check that the wheel is complete
 	rm -rf build dist
@@ -53,4 +56,4 @@ package: $(STAMP)   ## build wheel and sdist in dist/, and check that the wheel 
 	cd build/check && ../../$(BIN)/python -c "import tars_trl; assert 'check' in tars_trl.__file__; print(tars_trl.__version__)"
 
 clean:      ## remove builds and tool caches; .venv and runs stay
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

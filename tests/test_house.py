@@ -19,9 +19,10 @@ COMMANDS = [path for path in COMMANDS if "__main__" in path.read_text()]
 RECIPES = [path for path in COMMANDS if path.parent.name == "recipes"]
 
 
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("recipes/**/*.md"))]
 DOCUMENTED = [
-    (path.name if path.parent == ROOT else path.parent.name, *found)
-    for path in [ROOT / "README.md", *sorted(ROOT.glob("recipes/**/*.md"))]
+    (str(path.relative_to(ROOT)), *found)
+    for path in PAGES
     for block in re.findall(r"```bash\n(.*?)```", path.read_text().replace("\\\n", " "), re.DOTALL)
     for found in re.findall(r"(?:recipes|tools|benchmarks)/(\w+)\.py +(.*)", block)
 ]
@@ -110,6 +111,26 @@ def test_documented_commands_are_understood(page, command, words, monkeypatch):
         monkeypatch.setattr(place, "parse", only_parse, raising=False)
     with pytest.raises(ParsedError):
         module.main()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere_and_snippets_are_python(path):
+    """Files and headings that a page links to exist; what it shows as Python can be compiled."""
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        if not target.startswith("https://"):
+            file, _, anchor = target.partition("#")
+            linked = path.parent / file if file else path
+            assert linked.exists(), target
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE) if anchor else ()
+            slugs = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert not anchor or anchor in slugs, target
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        compile(snippet, str(path), "exec")
+
+
+def test_the_readme_is_a_page():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
 @pytest.mark.slow
