@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from torch import nn
 
 SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
@@ -60,10 +62,16 @@ def write_run(trainer: Any, base: Any, audio_modules: Mapping[str, str]) -> dict
 
 
 def read_run(checkpoint: str | Path) -> dict[str, Any]:
-    """`run.json` of a checkpoint or of the folder above it; empty if there is none."""
-    for folder in (Path(checkpoint), Path(checkpoint).parent):
-        if (folder / "run.json").is_file():
-            return dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    """`run.json` of a checkpoint, of the folder above it, or of a repository on the hub; empty if there is none."""
+    places = [Path(checkpoint) / "run.json", Path(checkpoint).parent / "run.json"]
+    if not Path(checkpoint).exists():
+        try:
+            places = [Path(hf_hub_download(str(checkpoint), "run.json"))]
+        except (HFValidationError, EntryNotFoundError, RepositoryNotFoundError):  # also: offline, and never loaded
+            return {}
+    for place in places:
+        if place.is_file():
+            return dict(json.loads(place.read_text(encoding="utf-8")))
     return {}
 
 

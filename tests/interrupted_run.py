@@ -1,9 +1,10 @@
 """Six TARS steps with checkpoints, in which something may go wrong; the adapter and the losses are left at the end.
 
 Not a test by itself: `test_interruptions.py` launches it.
-    torchrun … tests/interrupted_run.py OUT {nothing,kill,term,full}
+    torchrun … tests/interrupted_run.py OUT {nothing,kill,term,full,SECONDS}
 What goes wrong, in the second save or in step 5: the last process is killed, SIGTERM comes while the second file of a
-checkpoint is being written, or the disk is full (files above a size cannot be written).
+checkpoint is being written, or the disk is full (files above a size cannot be written). Or, given a number: the process
+is killed so many seconds after its training has begun, wherever it is then.
 """
 
 import json
@@ -11,6 +12,8 @@ import os
 import resource
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -72,7 +75,13 @@ def main() -> None:
         callbacks=[Kill()] if fault == "kill" else None,
     )  # fmt: skip
     trainer.fault = fault
+    if fault.replace(".", "").isdigit():
+        timer = threading.Timer(float(fault), os.kill, (os.getpid(), signal.SIGKILL))
+        timer.daemon = True  # one that comes too late is not waited for
+        timer.start()
+    start = time.monotonic()
     trainer.train(resume_from_checkpoint=last_checkpoint(out))
+    Path(out, "seconds").write_text(str(time.monotonic() - start))
     trainer.save_model()
     if trainer.accelerator.is_main_process:
         Path(out, "losses.json").write_text(json.dumps([log.get("loss") for log in trainer.state.log_history]))

@@ -1,12 +1,12 @@
 """A run that is cut short ends in bounded time, keeps its last checkpoint, and goes on from it to the same result."""
 
 import copy
-import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 
 import pytest
@@ -33,7 +33,7 @@ def launch(folder, fault, processes=1):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Adapter and losses of uninterrupted runs, by number of processes; each is made when first asked for."""
+    """Folders of uninterrupted runs, by number of processes; each is made when first asked for."""
     made = {}
 
     def run(processes):
@@ -41,16 +41,22 @@ def whole(tmp_path_factory):
             folder = tmp_path_factory.mktemp("whole")
             done, _ = launch(folder, "nothing", processes)
             assert done.returncode == 0, done.stderr[-3000:]
-            made[processes] = load_file(folder / "adapter_model.safetensors"), (folder / "losses.json").read_text()
+            made[processes] = folder
         return made[processes]
 
     return run
 
 
+def check_same(folder, whole):
+    """The adapter bit for bit, and the losses."""
+    weights, resumed = (load_file(place / "adapter_model.safetensors") for place in (whole, folder))
+    assert weights.keys() == resumed.keys() and all(torch.equal(weights[name], resumed[name]) for name in weights)
+    assert (whole / "losses.json").read_text() == (folder / "losses.json").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "processes", "kept"), [("kill", 2, 4), ("term", 1, 2), ("full", 1, 2)])
 def test_interrupted_runs_go_on(tmp_path, whole, tiny, fault, processes, kept):
-    weights, losses = whole(processes)
     done, _ = launch(tmp_path, fault, processes)
     assert done.returncode != 0 and not (tmp_path / "losses.json").exists()
     named = {"kill": "Signal 9 (SIGKILL)", "term": "Signal 15 (SIGTERM)", "full": "Error"}[fault]
@@ -64,9 +70,25 @@ def test_interrupted_runs_go_on(tmp_path, whole, tiny, fault, processes, kept):
 
     done, _ = launch(tmp_path, "nothing", processes)
     assert done.returncode == 0, done.stderr[-3000:]
-    resumed = load_file(tmp_path / "adapter_model.safetensors")
-    assert weights.keys() == resumed.keys() and all(torch.equal(weights[name], resumed[name]) for name in weights)
-    assert json.loads(losses) == json.loads((tmp_path / "losses.json").read_text())
+    check_same(tmp_path, whole(processes))
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_times_ends_the_same(tmp_path, whole):
+    """Five times, wherever it is then: sampling, in an update, or while it writes a checkpoint."""
+    seed = int(os.environ.get("TARS_TEST_SEED") or time.time())
+    print(f"TARS_TEST_SEED={seed}")
+    random = Random(seed)
+    seconds = float((whole(1) / "seconds").read_text())
+    killed = 0
+    for _ in range(5):
+        done, _ = launch(tmp_path, f"{random.uniform(0, seconds):.3f}")
+        killed += "Signal 9 (SIGKILL)" in done.stderr
+        assert done.returncode == 0 or "Signal 9 (SIGKILL)" in done.stderr, done.stderr[-3000:]
+    assert killed, f"no kill came in time: seed {seed}"
+    done, _ = launch(tmp_path, "nothing")
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_same(tmp_path, whole(1))
 
 
 def test_resume_in_a_later_epoch_is_exact(make_trainer, tiny):

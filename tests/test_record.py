@@ -1,5 +1,6 @@
-"""The commit in result files and run.json is the package's own, or none."""
+"""The record of a run: where it is read from, and whose commit it names."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tars_trl
-from tars_trl.record import commit_of
+from tars_trl.record import commit_of, read_run
 
 
 def git(folder, *words):
@@ -72,3 +73,17 @@ def test_the_record_names_it(tmp_path):
 def test_without_git_there_is_none(repository, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert commit_of(repository / "tars_trl") is None
+
+
+def test_the_record_of_a_pushed_run_is_read_from_the_hub(tmp_path, monkeypatch):
+    """As it lies in the hub's cache; a model that no run made, or a name that no repository can have, has none."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name, files in {"me/run": {"run.json": {"system_prompt": "Think."}}, "they/model": {"config.json": {}}}.items():
+        folder = tmp_path / f"models--{name.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("a" * 40)
+        (folder / "snapshots" / ("a" * 40)).mkdir(parents=True)
+        for file, content in files.items():
+            (folder / "snapshots" / ("a" * 40) / file).write_text(json.dumps(content))
+    assert read_run("me/run") == {"system_prompt": "Think."}
+    assert read_run("they/model") == read_run("no/where") == read_run("no:where") == {}
