@@ -20,12 +20,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tars_trl.data.hub import check_place
 from tars_trl.errors import SettingError
 from tars_trl.evaluation.drift import Drift, layer_set_stats, layer_stats, measure_drift, read_layer_stats
 from tars_trl.evaluation.results import read_pair
 from tars_trl.report.plots import check_matplotlib, plot_drift, plot_layer_sets
 from tars_trl.sampling.complete import complete, decoding
-from tars_trl.sampling.shared import SamplingSettings, check_place, chosen_questions, model_loader, start_processes
+from tars_trl.sampling.shared import SamplingSettings, chosen_questions, model_loader, start_processes
 from tars_trl.settings import parse, run, setting
 
 

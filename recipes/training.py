@@ -1,13 +1,12 @@
 """What the training recipes share: a model, questions, a trainer, and what is left when it has trained."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tars_trl import PublishCallback, load_questions
+from tars_trl.data.hub import check_place
 from tars_trl.models.loading import load_processor
-from tars_trl.sampling.shared import check_place
 from tars_trl.settings import ModelSettings, QuestionSettings, parse, setting
 
 
@@ -29,8 +28,6 @@ def train(trainer: Callable[..., Any], config_class: type, description: str, **a
         description: what `--help` says.
         arguments: further ones of the trainer.
     """
-    # Of transformers 5.23 about TRL 1.16's own calls, 64 times in the demo; can go with TRL's next release.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     run, config = parse(TrainingSettings, config_class, description=description)
     check_place("model", run.model, run.model_revision)
     config.model_init_kwargs = {

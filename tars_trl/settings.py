@@ -8,9 +8,11 @@ import argparse
 import dataclasses
 import difflib
 import math
+import os
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
@@ -147,10 +149,16 @@ def fits(value: Any, hint: Any) -> bool:
 
 def run(main: Callable[[], Any]) -> None:
     """Run a command's `main`; what it refuses is shown as a sentence, and with `--debug` as a traceback."""
+    import torch  # a second to import, of which parsing needs nothing
+
     words = sys.argv
     debug = [n for n, w in enumerate(words) if w == "--debug" and (n + 1 == len(words) or words[n + 1][:2] == "--")]
     for place in debug:  # transformers has a setting of this name, which takes a value
         del words[place]
+    # Of transformers 5.23 about TRL 1.16's own settings and calls; can go with TRL's next release.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed else warns in each process that it found none
     try:
         main()
     except SHOWN_ERRORS as error:

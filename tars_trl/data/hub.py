@@ -1,12 +1,16 @@
-"""Whether a repository can be reached on the hub, said within seconds and in one sentence."""
+"""Whether there is such a folder here or such a repository on the hub, said within seconds and in one sentence."""
 
+import difflib
 from concurrent.futures import Future
+from pathlib import Path
 from threading import Thread
 
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
+
+from ..errors import SettingError
 
 SECONDS = 8.0
 """For an answer; transformers and datasets try again for half a minute, and then name neither the id nor the reason."""
@@ -52,3 +56,32 @@ def check_on_hub(repo_id: str, repo_type: str = "model", revision: str | None = 
             f"{at}: there is no such folder here, and {constants.ENDPOINT} cannot be reached "
             f"({str(error) or type(error).__name__}). Connect, or set HF_HUB_OFFLINE=1 to use what is cached."
         ) from error
+
+
+def check_place(name: str, value: str | None, revision: str | None = None) -> None:
+    """See that there is such a model: a folder here, or else, if it does not look like a misspelt one, on the hub.
+
+    Args:
+        name: of the setting.
+        value: a folder or a hub id, "owner/name"; None is neither.
+        revision: on the hub.
+
+    Raises:
+        SettingError: there is no such folder; the nearest name is told.
+        FileNotFoundError, ConnectionError: the hub has no such model, or cannot be reached.
+    """
+    if value is None or Path(value).exists():
+        return
+    path = Path(value)
+    if len(path.parts) == 2 and not Path(path.parts[0]).is_dir() and not value.startswith((".", "/", "~")):
+        check_on_hub(value, revision=revision)
+        return
+    raise SettingError(f"{name}={value!r}: there is no such folder, and no hub id, owner/name. {nearest(path)}")
+
+
+def nearest(path: Path) -> str:
+    """What to do about a path that leads nowhere, with the nearest name where the way ends."""
+    there = next(folder for folder in path.parents if folder.is_dir())
+    missing = path.relative_to(there).parts[0]
+    near = difflib.get_close_matches(missing, [entry.name for entry in there.iterdir()], 1)
+    return f"Did you mean {there / near[0]}?" if near else f"Correct the path: {there} holds no {missing}."

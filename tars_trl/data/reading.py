@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -15,7 +14,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
 from ..errors import QuestionError
-from .hub import check_on_hub
+from .hub import check_on_hub, nearest
 from .schema import unify_content
 
 UNFIT = (pa.ArrowException, OverflowError, TypeError, ValueError, AttributeError, KeyError, RecursionError)
@@ -34,18 +33,9 @@ def read_rows(path_or_id: str | Path, split: str, name: str | None, revision: st
     below_a_folder = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
     looks_local = path.is_absolute() or str(path_or_id).startswith(".") or len(path.parts) > 2 or below_a_folder
     if looks_local or path.suffix in (".parquet", *_TABLES):
-        raise FileNotFoundError(f"{path_or_id}: there is no such file or folder, and no hub id either. {_near(path)}")
+        raise FileNotFoundError(f"{path_or_id}: there is no such file or folder, and no hub id either. {nearest(path)}")
     check_on_hub(str(path_or_id), "dataset", revision)
     return _open(path_or_id, datasets.load_dataset, str(path_or_id), name, split=split, revision=revision)
-
-
-def _near(path: Path) -> str:
-    """What to do about a path that leads nowhere, with the nearest name where the way ends."""
-    missing, there = path.name, path.parent
-    while not there.is_dir() and there != there.parent:
-        missing, there = there.name, there.parent
-    near = difflib.get_close_matches(missing, [entry.name for entry in there.iterdir()], 1)
-    return f"Did you mean {there / near[0]}?" if near else f"Check the path: {there} holds no {missing}."
 
 
 def _open(source: Any, read: Callable[..., Dataset], *args: Any, **kwargs: Any) -> Dataset:

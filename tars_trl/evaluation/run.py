@@ -20,9 +20,9 @@ from accelerate.utils import broadcast_object_list
 from .. import record
 from ..data.journal import Line, sha256
 from ..data.prompts import Modality
-from ..models.loading import base_revision, identity, load_processor, resolve
+from ..models.loading import base_revision, identity, load_processor
 from ..sampling.complete import complete, decoding
-from ..sampling.shared import model_loader, share_out, start_processes
+from ..sampling.shared import check_model, model_loader, share_out, start_processes
 from ..speaking.recognition import Transcriber, from_asr
 from . import cascade, results
 from .jobs import Job, make_jobs
@@ -55,7 +55,7 @@ def make_plan(settings: EvaluationSettings) -> Plan:
     Raises:
         SettingError, QuestionError, AudioError: settings, rows or clips that cannot work.
     """
-    model, adapter = resolve(settings.model or "", settings.adapter)
+    model, adapter = check_model(settings)
     revision = base_revision(model, adapter, settings.model_revision)
     weights = {
         "model": identity(model, revision),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..data.hub import check_place
 from ..models.sharding import loaded_whole
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ class BehaviorEncoder:
 
             # In float32, so that an embedding does not depend on which texts it shares a batch with.
             options = {"dtype": torch.float32}
-            model = SentenceTransformer(_package_folder(model), device=str(device), model_kwargs=options)
+            model = _package_folder(model)
+            # As sentence-transformers completes a bare name.
+            check_place("behavior_model", model if "/" in model else f"sentence-transformers/{model}")
+            model = SentenceTransformer(model, device=str(device), model_kwargs=options)
         self.model = model.eval()
         self.device = device
         self.batch_size = batch_size

@@ -10,6 +10,7 @@ from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoProcessor
 from transformers.utils import find_adapter_config_file
 
+from ..data.hub import check_on_hub
 from ..data.journal import sampled_pieces
 from ..errors import SettingError
 from ..record import read_run
@@ -144,13 +145,16 @@ def identity(model: str, model_revision: str | None = None, file: str = "config.
         model: folder or hub id.
         model_revision: on the hub; None for what `base_revision` says.
         file: one that a hub id certainly has; an adapter's is adapter_config.json.
+
+    Raises:
+        FileNotFoundError, ConnectionError: the hub has no such model, or cannot be reached.
     """
     folder = Path(model)
     if not folder.is_dir():
         model_revision = base_revision(model, model_revision=model_revision)
-        return (
-            f"{model}@{Path(hf_hub_download(model, file, revision=model_revision)).parent.name}"  # snapshots/<commit>/
-        )
+        check_on_hub(model, revision=model_revision)
+        found = Path(hf_hub_download(model, file, revision=model_revision))
+        return f"{model}@{found.parent.name}"  # snapshots/<commit>/
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix not in WEIGHTS + DESCRIPTIONS or path.name in NO_MODEL_FILES:

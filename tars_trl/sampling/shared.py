@@ -5,7 +5,6 @@ appended to files as they come, named after a fingerprint of all that they depen
 Below it stands what the commands that sample have in common beside: settings, questions, model and files.
 """
 
-import difflib
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from ..data import journal
 from ..data.audio import check_audio
-from ..data.hub import check_on_hub
+from ..data.hub import check_place
 from ..data.journal import Line
 from ..data.questions import load_questions
 from ..errors import SettingError
@@ -119,7 +118,7 @@ def chosen_questions(settings: SamplingSettings) -> Dataset:
 
 def model_facts(settings: AskedModelSettings) -> dict[str, Any]:
     """What identifies the model of the settings, so that samples of another one are not taken for its own."""
-    model, adapter = resolve(settings.model or "", settings.adapter)
+    model, adapter = check_model(settings)
     return {
         "model": identity(model, base_revision(model, adapter, settings.model_revision)),
         "adapter": identity(adapter, file="adapter_config.json") if adapter else None,
@@ -132,14 +131,10 @@ def model_loader(settings: AskedModelSettings) -> Callable[[], tuple[Any, Any]]:
     """Loads (model, processor) when it is called first: where all lines are there, nothing is loaded.
 
     Raises:
-        SettingError, OSError: at once, a model or an adapter that is nowhere, see `check_place`.
+        SettingError, OSError: at once, see `check_model`.
     """
     names = ("model_revision", "dtype", "attn_implementation")
-    check_place("model", settings.model, settings.model_revision)
-    check_place("adapter", settings.adapter)
-    base, adapter = resolve(settings.model or "", settings.adapter)
-    if base != settings.model:  # it is an adapter
-        check_place(f"{settings.model}: its base_model", base, base_revision(base, adapter, settings.model_revision))
+    check_model(settings)
 
     @functools.cache
     def load() -> tuple[Any, Any]:
@@ -156,29 +151,18 @@ def model_loader(settings: AskedModelSettings) -> Callable[[], tuple[Any, Any]]:
     return load
 
 
-def check_place(name: str, value: str | None, revision: str | None = None) -> None:
-    """See that there is such a model: a folder here, or else, if it does not look like a misspelt one, on the hub.
-
-    Args:
-        name: of the setting.
-        value: a folder or a hub id, "owner/name"; None is neither.
-        revision: on the hub.
+def check_model(settings: AskedModelSettings) -> tuple[str, str | None]:
+    """(base model, adapter) of the settings, seen to be somewhere before anything waits for the hub.
 
     Raises:
-        SettingError: there is no such folder; the nearest name is told.
-        FileNotFoundError, ConnectionError: the hub has no such model, or cannot be reached.
+        SettingError, OSError: a model or an adapter that is nowhere, see `check_place`.
     """
-    if value is None or Path(value).exists():
-        return
-    path = Path(value)
-    if len(path.parts) == 2 and not Path(path.parts[0]).is_dir() and not value.startswith((".", "/", "~")):
-        check_on_hub(value, revision=revision)
-        return
-    there = next(folder for folder in path.parents if folder.is_dir())
-    missing = path.relative_to(there).parts[0]
-    near = difflib.get_close_matches(missing, [entry.name for entry in there.iterdir()], 1)
-    advice = f"Did you mean {there / near[0]}?" if near else "Correct the path, or give a hub id, owner/name."
-    raise SettingError(f"{name}={value!r}: there is no such folder. {advice}")
+    check_place("model", settings.model, settings.model_revision)
+    check_place("adapter", settings.adapter)
+    base, adapter = resolve(settings.model or "", settings.adapter)
+    if base != settings.model:  # it is an adapter
+        check_place(f"{settings.model}: its base_model", base, base_revision(base, adapter, settings.model_revision))
+    return base, adapter
 
 
 # ---- What is written -----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 
+from ..data.hub import check_place
 from ..data.prompts import Modality
 from ..data.questions import load_questions
 from ..errors import SettingError
@@ -85,6 +86,9 @@ def export(settings: ExportSettings) -> None:
     }  # fmt: skip
     results = read_pairs(settings.results, checkpoint)
     check_empty(output_dir)
+    check_place("checkpoint", checkpoint)
+    check_place("model", settings.model, settings.model_revision)
+    check_place("whole", settings.whole)
     if settings.push_to:  # before anything expensive
         prepare_repository(settings.push_to, folder=output_dir, **remote)
     place = (settings.model, checkpoint) if settings.model else (checkpoint, None)

@@ -591,7 +591,7 @@ class TestWhereQuestionsAre:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(FileNotFoundError, match="^recipes/qestions: there is no such .* mean recipes/questions"):
             load_questions("recipes/qestions")
-        with pytest.raises(FileNotFoundError, match="Check the path: recipes holds no xyz"):
+        with pytest.raises(FileNotFoundError, match="Correct the path: recipes holds no xyz"):
             load_questions("recipes/xyz/abc")
 
     @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "silent"])

@@ -66,7 +66,7 @@ def test_the_revision_of_the_model_is_asked_for(monkeypatch, tmp_path, recipe):
     def loaded(*args, model_revision, **options):
         raise LookupError(model_revision)
 
-    monkeypatch.setattr("tars_trl.sampling.shared.check_on_hub", lambda *args, **options: None)
+    monkeypatch.setattr("tars_trl.data.hub.check_on_hub", lambda *args, **options: None)
     monkeypatch.setattr("tars_trl.sampling.shared.load_speech_llm", loaded)
     more = {
         "chat": ["--model", "some/model", "--text", "One?"],
@@ -103,7 +103,7 @@ def test_a_misspelt_folder_is_called_that(model_folder, tmp_path, monkeypatch):
         "runs/dmeo": "Did you mean runs/demo",
         "./rnus/demo": "Did you mean runs",
         str(tmp_path / "runs" / "demo" / "checkpoint-3"): "Correct the path",
-        "dmeo": "give a hub id, owner/name",
+        "dmeo": "no hub id, owner/name",
         "~/runs/demo": "Correct the path",
     }
     for path, advice in wrong.items():
@@ -120,7 +120,7 @@ def test_a_model_that_is_nowhere_is_named(monkeypatch):
 
     asked = []
     monkeypatch.setattr("tars_trl.sampling.shared.resolve", lambda model, adapter: (model, adapter))
-    monkeypatch.setattr("tars_trl.sampling.shared.check_on_hub", lambda *args, **options: asked.append((args, options)))
+    monkeypatch.setattr("tars_trl.data.hub.check_on_hub", lambda *args, **options: asked.append((args, options)))
     monkeypatch.setattr("tars_trl.sampling.shared.load_speech_llm", load)
     given = ["--model", "some/model", "--model_revision", "abc", "--adapter", "some/adapter", "--text", "One?"]
     with pytest.raises(SettingError, match="model='some/model', adapter='some/adapter': .* couldn't connect"):

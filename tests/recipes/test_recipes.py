@@ -1,6 +1,7 @@
 """Recipes as a user meets them: every YAML parses strictly, and the launch line trains on files alone."""
 
 import os
+import runpy
 import subprocess
 import sys
 
@@ -8,13 +9,16 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
+from run_demo import LAUNCH
 from training import TrainingSettings
 from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from tars_trl import TARSGRPOConfig
+from tars_trl.grpo.behavior import BehaviorEncoder
 from tars_trl.settings import parse
 from tests.conftest import ROOT, check_header, questions
 
+DEMO = ROOT / "recipes" / "demo"
 TARS_YAMLS = sorted((ROOT / "recipes").glob("*_*/*.yaml"))
 
 
@@ -49,7 +53,7 @@ def test_launch_line_trains_and_saves(tiny, tmp_path, embedder_folder):
     processor.save_pretrained(tmp_path / "model")
     (tmp_path / "data").mkdir()
     questions(4).to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1",
+    command = [sys.executable, "-m", *LAUNCH,
                "recipes/tars_qwen_omni.py", "--config=recipes/qwen2_5_omni/demo.yaml",
                "--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out",
                "--behavior_model", embedder_folder, "--max_steps", "2", "--per_device_train_batch_size", "8",
@@ -64,6 +68,8 @@ def test_launch_line_trains_and_saves(tiny, tmp_path, embedder_folder):
 
     done = launch()
     assert "language model, LoRA" in done.stdout
+    for noise in ("FutureWarning", "[WARNING]", "were not passed"):
+        assert noise not in done.stdout + done.stderr, "nothing that a user cannot act on"
     loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.float32)
     assert PeftModel.from_pretrained(loaded, tmp_path / "out").peft_config["default"].r == 8
     assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer.padding_side == "left"
@@ -71,6 +77,48 @@ def test_launch_line_trains_and_saves(tiny, tmp_path, embedder_folder):
         assert (tmp_path / "out" / name).exists(), name
     resumed = launch("--resume_from_checkpoint", "last", "--max_steps", "3")
     assert "3/3" in resumed.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate {tasks} --model some/model",
+        "evaluate {tasks} --model {model} --adapter some/model",
+        "evaluate {tasks} --model {model} --extractors xfinder --xfinder_model some/model",
+        "chat --text Hello --model some/model",
+        "analyze_drift {asked} --models base=some/model",
+        "score_questions {asked} --model some/model",
+        "build_preferences {asked} --model some/model",
+        "export some/model --dataset {questions} --output_dir {out}",
+        "export {model} {asked} --format omni --whole some/model",
+        "sft {asked} --model some/model",
+        "tars_qwen_omni {asked} --model some/model",
+    ],
+)
+def test_a_hub_id_is_looked_up_before_anything_waits_for_it(monkeypatch, tmp_path, command):
+    """In the seconds that `check_on_hub` gives it; the libraries themselves try again for a minute."""
+
+    def refuse(repo_id, *args, **options):
+        raise ConnectionError(f"{repo_id}: looked up")
+
+    for room in ("data.hub", "data.reading", "models.loading"):
+        monkeypatch.setattr(f"tars_trl.{room}.check_on_hub", refuse)
+    asked, out = DEMO / "questions", f"--output_dir {tmp_path / 'out'}"
+    words = {"model": DEMO / "tiny-omni", "asked": f"--dataset {asked} {out}", "tasks": f"--tasks demo={asked} {out}"}
+    name, *args = command.format_map(words).split()
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *args])
+    with pytest.raises(ConnectionError, match="some/model: looked up"):
+        runpy.run_path(str(ROOT / "recipes" / f"{name}.py"))["main"]()
+
+
+def test_an_embedding_model_is_looked_up_first(monkeypatch):
+    """Under the name that sentence-transformers gives a bare one."""
+    asked = []
+    monkeypatch.setattr("tars_trl.data.hub.check_on_hub", lambda repo_id, **options: asked.append(repo_id))
+    for name in ("some/model", "all-MiniLM-L6-v2"):
+        with pytest.raises(OSError):
+            BehaviorEncoder(name, "cpu")
+    assert asked == ["some/model", "sentence-transformers/all-MiniLM-L6-v2"]
 
 
 def test_import_is_light():
