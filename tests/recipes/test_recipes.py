@@ -89,7 +89,7 @@ def test_launch_line_trains_and_saves(tiny, tmp_path, embedder_folder):
         "analyze_drift {asked} --models base=some/model",
         "score_questions {asked} --model some/model",
         "build_preferences {asked} --model some/model",
-        "export some/model --dataset {questions} --output_dir {out}",
+        "export some/model {asked}",
         "export {model} {asked} --format omni --whole some/model",
         "sft {asked} --model some/model",
         "tars_qwen_omni {asked} --model some/model",
