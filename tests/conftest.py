@@ -64,6 +64,14 @@ def check_header(path: Path, script: str = "") -> None:
     assert not script or f"recipes/{script}" in named
 
 
+@pytest.fixture(autouse=True)
+def forgetful(tmp_path, monkeypatch):
+    """No test finds the clips that another one has decoded."""
+    from tars_trl.data import checking
+
+    monkeypatch.setattr(checking, "memory_file", lambda: tmp_path.with_name(f"{tmp_path.name}.memory") / "clips.sqlite")
+
+
 @pytest.fixture
 def tiny():
     """(model, processor): a random thinker of under a million parameters, behind the real classes."""
@@ -118,13 +126,12 @@ def make_trainer(tiny, embedder_folder, tmp_path):
         arguments.update(settings)
         extra = {
             name: arguments.pop(name) for name in ("peft_config", "callbacks", "eval_dataset") if name in arguments
-        }
+        } | {"processing_class": arguments.pop("processing_class", processor)}
         return trainer(
             build_model or copy.deepcopy(model),
             [reward or odd_reward, format_reward],
             TARSGRPOConfig(**arguments),
             questions() if dataset is None else dataset,
-            processing_class=processor,
             **extra,
         )
 

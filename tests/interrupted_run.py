@@ -23,7 +23,6 @@ from tiny_omni import tiny_random
 from transformers import TrainerCallback
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
-from tars_trl.grpo.resuming import last_checkpoint
 from tests.conftest import odd_reward, questions
 
 
@@ -80,7 +79,7 @@ def main() -> None:
         timer.daemon = True  # one that comes too late is not waited for
         timer.start()
     start = time.monotonic()
-    trainer.train(resume_from_checkpoint=last_checkpoint(out))
+    trainer.train(resume_from_checkpoint="last")
     Path(out, "seconds").write_text(str(time.monotonic() - start))
     trainer.save_model()
     if trainer.accelerator.is_main_process:

@@ -1,7 +1,7 @@
 """One TARS step with given completions, on however many processes it is launched; what came out goes to files.
 
 Not a test by itself: `test_processes.py` launches it on one and on two processes and compares.
-    torchrun --standalone --nproc_per_node N tests/one_step.py OUT PER_DEVICE_BATCH ACCUMULATION EMBEDDER REFERENCE
+    torchrun --standalone --nproc_per_node N tests/one_step.py OUT BATCH ACCUMULATION EMBEDDER REFERENCE SHARE
 """
 
 import copy
@@ -16,6 +16,7 @@ from tiny_omni import tiny_random
 from transformers import TrainerCallback
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
+from tars_trl.grpo import sharing
 from tars_trl.models.hooks import StatePooler
 from tars_trl.models.prompting import heard
 from tests.conftest import odd_reward, questions
@@ -69,8 +70,15 @@ class Keep(TrainerCallback):
             )
 
 
+def count_packed_passes() -> list:
+    """Filled with an entry for each pass in which rows share prompts."""
+    passes, packed_logps = [], sharing.packed_logps
+    sharing.packed_logps = lambda *args: passes.append(1) or packed_logps(*args)
+    return passes
+
+
 def main() -> None:
-    out, batch, accumulation, embedder, reference = sys.argv[1:6]
+    out, batch, accumulation, embedder, reference, share = sys.argv[1:7]
     model, processor = tiny_random(0)
     args = TARSGRPOConfig(
         out,
@@ -85,6 +93,7 @@ def main() -> None:
         warmup_steps=0,
         gradient_checkpointing=False,
         reference=reference,
+        shared_prefix=share,
         reference_reward="odd_reward",
         behavior_model=embedder,
         report_to=[],
@@ -95,11 +104,12 @@ def main() -> None:
         copy.deepcopy(model), [odd_reward, format_reward], args, questions(6), processing_class=processor,
         callbacks=[Keep(out)],
     )  # fmt: skip
+    packed = count_packed_passes()
     trainer.train()
     if trainer.accelerator.is_main_process:
         rewards = {name: list(values) for name, values in trainer._logs["rewards"].items()}
         log = trainer.state.log_history[0]
-        kept = {"rewards": rewards, "advantages": list(trainer._logs["advantages"]), "log": log}
+        kept = {"rewards": rewards, "advantages": list(trainer._logs["advantages"]), "log": log, "packed": len(packed)}
         torch.save(kept | {"keys": list(trainer._logs["extra"]["key"])}, f"{out}/step.pt")
 
 

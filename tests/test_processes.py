@@ -12,11 +12,11 @@ import torch
 SCRIPT = Path(__file__).with_name("one_step.py")
 
 
-def step(folder, processes, batch, accumulation, embedder, reference="random"):
+def step(folder, processes, batch, accumulation, embedder, reference="random", share="auto"):
     folder.mkdir()
     # `accelerate launch --cpu` starts one process unless mpirun is there; torchrun starts several on any machine.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
-               SCRIPT, folder, batch, accumulation, embedder, reference]  # fmt: skip
+               SCRIPT, folder, batch, accumulation, embedder, reference, share]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -31,8 +31,10 @@ def step(folder, processes, batch, accumulation, embedder, reference="random"):
     ],
 )
 def test_two_processes_equal_one(tmp_path, embedder_folder, batch, accumulation):
-    one, gradients = step(tmp_path / "one", 1, 2 * batch, accumulation, embedder_folder)
+    """Two that share prompts, in DDP, and one that repeats them."""
+    one, gradients = step(tmp_path / "one", 1, 2 * batch, accumulation, embedder_folder, share="never")
     two, gradients_of_two = step(tmp_path / "two", 2, batch, accumulation, embedder_folder)
+    assert one["packed"] == 0 and two["packed"] == 1 + accumulation  # the first batch is scored both ways
     assert one["keys"] == two["keys"]
     for name, values in one["rewards"].items():
         for value, other in zip(values, two["rewards"][name], strict=True):

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from tars_trl.grpo import sharing
+from tars_trl.models import shared_prefix
 from tars_trl.models.shared_prefix import ATTENTION, packed_logps
+from tests.models.test_speech_llms import ARCHITECTURES
 
 SETTINGS = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "max_steps": 3, "lora_dropout": 0.0}
 # Sums in another order. Adam divides by the root of squares, which makes noise of 1e-7 in a gradient of nothing 1e-3 of
@@ -14,13 +16,14 @@ SETTINGS = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
-@pytest.fixture(params=["LoRA", "whole", "both encoders"])
-def kind(request):
-    return {
-        "LoRA": {},
-        "whole": {"lora_r": 0},
-        "both encoders": {"lora_r": 0, "freeze_audio": False},
-    }[request.param]
+KINDS = {
+    "LoRA": {},
+    "whole": {"lora_r": 0},
+    "encoders, too": {"lora_r": 0, "freeze_audio": False},
+    "checkpointing": {"gradient_checkpointing": True},
+    "old log-probs": {"num_iterations": 2},
+    "truncated ones masked": {"mask_truncated_completions": True},
+}
 
 
 def counted_tokens(trainer):
@@ -31,6 +34,7 @@ def counted_tokens(trainer):
     return tokens
 
 
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_training_is_the_same(make_trainer, kind):
     """Three steps of four micro-batches: losses, metrics and weights, whichever rows a micro-batch holds."""
     results = {}
@@ -42,17 +46,21 @@ def test_training_is_the_same(make_trainer, kind):
         results[wanted] = trainer.state.log_history, dict(trainer.model.named_parameters()), sum(tokens)
     (shared_logs, shared, shared_tokens), (logs, plain, tokens) = results.values()
     for one, other in zip(shared_logs[:-1], logs[:-1], strict=True):
-        for name in ("loss", "grad_norm", "entropy", "speech/accuracy", "text/accuracy", "completions/mean_length",
-                     "rewards/representation_alignment/mean"):  # fmt: skip
+        assert one.keys() == other.keys()  # a step on rows that an earlier one has sampled logs no rewards
+        for name in {"loss", "grad_norm", "entropy", "speech/accuracy", "text/accuracy", "completions/mean_length",
+                     "rewards/representation_alignment/mean"} & one.keys():  # fmt: skip
             assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6), name
     for name, weight in plain.items():
         torch.testing.assert_close(shared[name], weight, **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
     assert tokens > 1.3 * shared_tokens  # the check of the first batch, sampling and all included
 
 
-def test_no_token_twice(make_trainer):
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_token_twice(make_trainer, architecture):
     """A step takes at most 1.15 times the tokens that differ in it: in sampling, and again in the update."""
-    trainer = make_trainer(**{**SETTINGS, "max_steps": 1})
+    model, processor = ARCHITECTURES[architecture](0)
+    settings = {**SETTINGS, "max_steps": 1, "build_model": model, "processing_class": processor}
+    trainer = make_trainer(**settings)
     trainer._sharing.checked = True
     tokens, distinct = counted_tokens(trainer), []
     scored = trainer._compute_loss
@@ -67,6 +75,22 @@ def test_no_token_twice(make_trainer):
     trainer.train()
     assert len(distinct) == 4
     assert sum(tokens) <= 1.15 * 2 * sum(distinct)
+
+
+def test_rows_are_compared_once_a_micro_batch(make_trainer, monkeypatch):
+    """Which rows share a prompt is found out once and handed down: on a GPU each comparison waits for the device."""
+    compared, compare = [], shared_prefix.first_with_same_prompt
+
+    def counting(*args):
+        compared.append(1)
+        return compare(*args)
+
+    for module in (sharing, shared_prefix):
+        monkeypatch.setattr(module, "first_with_same_prompt", counting)
+    trainer = make_trainer(**{**SETTINGS, "max_steps": 1})
+    trainer._sharing.checked = True
+    trainer.train()
+    assert len(compared) == SETTINGS["gradient_accumulation_steps"]
 
 
 def test_a_wrong_result_is_noticed(make_trainer, monkeypatch, caplog):

@@ -4,14 +4,14 @@ A waveform here is a float32 array of shape (samples,): one channel, 16 kHz, ful
 soundfile decodes (wav, flac, ogg, opus, mp3), torchaudio resamples. torchcodec, which `datasets` and torchaudio ask for
 when they decode, is not needed: keep the column as `datasets.Audio(decode=False)`, which also keeps it lazy.
 
-What cannot be used is found before training, by row key, with `check_audio`; afterwards `load_audio` raises for it.
+What cannot be used is found before training, by row key, with `checking.check_audio`; afterwards `load_audio` raises
+for it.
 """
 
 from __future__ import annotations
 
 import io
 import stat
-from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
 from os import PathLike
@@ -23,9 +23,8 @@ import soundfile
 import torch
 from datasets import Audio, Dataset
 from torchaudio.functional import resample
-from tqdm import tqdm
 
-from ..errors import AudioError, SettingError
+from ..errors import AudioError
 
 TARGET_RATE = 16_000  # Hz; the feature extractors of speech LLMs expect it
 SILENCE_PEAK = 1e-4  # of full scale, -80 dB: three steps of a 16-bit file
@@ -35,7 +34,7 @@ MAX_MEGABYTES = 100.0  # of one clip, as a file: 50 minutes of 16-bit mono at 16
 MOST_MEGABYTES = 1024.0  # of any clip, whatever a run allows
 MOST_SAMPLES = 2**28  # of a decoded channel: 1 GiB as float32, four and a half hours at 16 kHz
 BLOCK = 2**20  # samples of all channels that are decoded at a time
-KEYS_SHOWN = 20  # of the rows that cannot be used, in one error
+MIN_SECONDS = 0.1  # of a clip
 
 
 def load_audio(source: Any, *, sampling_rate: int | None = None) -> np.ndarray:
@@ -69,12 +68,12 @@ def load_audio(source: Any, *, sampling_rate: int | None = None) -> np.ndarray:
 def audio_problem(
     source: Any,
     *,
-    min_seconds: float = 0.1,
+    min_seconds: float = MIN_SECONDS,
     max_seconds: float | None = None,
     max_megabytes: float = MAX_MEGABYTES,
     sampling_rate: int | None = None,
 ) -> str | None:
-    """Why a clip cannot be trained on, or None if it can. Decodes it, no further than it may be long.
+    """Why a clip cannot be trained on, or None if it can. Decodes it, unless it is longer than it may be.
 
     Args:
         source: as in `load_audio`.
@@ -88,11 +87,32 @@ def audio_problem(
         silent, too short, too long.
     """
     try:
-        waveform, rate = _decode(source, sampling_rate, max_megabytes, max_seconds)
+        measured = measure(source, max_seconds=max_seconds, max_megabytes=max_megabytes, sampling_rate=sampling_rate)
     except AudioError as error:
         return f"{error.reason}: {error.why}"
-    seconds = len(waveform) / rate
-    peak = float(np.abs(waveform).max())
+    return problem_of(*measured, min_seconds=min_seconds, max_seconds=max_seconds)
+
+
+def measure(
+    source: Any,
+    *,
+    max_seconds: float | None = None,
+    max_megabytes: float = MAX_MEGABYTES,
+    sampling_rate: int | None = None,
+) -> tuple[float, float]:
+    """Length in seconds and largest sample (full scale is 1.0) of a clip, decoded whole; arguments as `audio_problem`.
+
+    Raises:
+        AudioError: the clip cannot be decoded, or goes on beyond `max_seconds`.
+    """
+    waveform, rate = _decode(source, sampling_rate, max_megabytes, max_seconds)
+    return len(waveform) / rate, float(np.abs(waveform).max())
+
+
+def problem_of(
+    seconds: float, peak: float, *, min_seconds: float = MIN_SECONDS, max_seconds: float | None = None
+) -> str | None:
+    """As `audio_problem`, for a clip of which length and largest sample are known."""
     if seconds < min_seconds:
         return f"too short: {seconds:.3f} s, the limit is {min_seconds:g} s"
     if max_seconds is not None and seconds > max_seconds:
@@ -102,57 +122,6 @@ def audio_problem(
     if peak > UNSCALED_PEAK:
         return f"unscaled: the peak is {peak:.0f}, full scale is 1.0"
     return None
-
-
-def check_audio(
-    dataset: Dataset, *, max_seconds: float | None, max_megabytes: float = MAX_MEGABYTES, on_error: str = "refuse"
-) -> Dataset:
-    """Check every clip of a data set before training. Rows are decoded one at a time; no waveform is kept.
-
-    Args:
-        dataset: with the columns `audio`, encoded or as `{"array", "sampling_rate"}`, and `key`.
-        max_seconds: longest clip that fits the run, in seconds; None for no limit.
-        max_megabytes: largest clip, as a file.
-        on_error: `"refuse"` raises if a row cannot be used; `"skip"` drops such rows and prints how many, by reason.
-
-    Returns:
-        The rows that can be used, in their order, with `audio` cast to `datasets.Audio(decode=False)`.
-
-    Raises:
-        AudioError: with `"refuse"`, some rows cannot be used: counts by reason, and the first 20 keys. With `"skip"`,
-            none can.
-        SettingError: unknown `on_error`, or a column that is not there.
-    """
-    if on_error not in ("refuse", "skip"):
-        raise SettingError(f"on_error={on_error!r}: it says what to do with unusable rows. Use 'refuse' or 'skip'.")
-    for name in ("audio", "key"):
-        if name not in dataset.column_names:
-            raise SettingError(
-                f"The data set has the columns {dataset.column_names}: without {name!r} its audio cannot be checked by "
-                f"row. Rename a column, or load it with tars_trl.data.load_questions(..., column_map=...)."
-            )
-    dataset = undecoded(dataset)
-    problems = {}
-    for index, row in enumerate(
-        tqdm(dataset.select_columns(["audio"]).with_format(None), "Checking audio", disable=None)
-    ):
-        problem = audio_problem(row["audio"], max_seconds=max_seconds, max_megabytes=max_megabytes)
-        if problem is not None:
-            problems[index] = problem
-    if not problems:
-        return dataset
-    counts = Counter(problem.split(":")[0] for problem in problems.values())
-    summary = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    if on_error == "refuse" or len(problems) == len(dataset):
-        keys, indices = dataset["key"], list(problems)
-        lines = "".join(f"\n  {keys[index]}: {problems[index]}" for index in indices[:KEYS_SHOWN])
-        more = f"\n  and {len(problems) - KEYS_SHOWN} more" if len(problems) > KEYS_SHOWN else ""
-        why = f"their audio cannot be used ({summary}):{lines}{more}\nAudio is never truncated or guessed"
-        rest = "or drop them with on_bad_audio: skip" if on_error == "refuse" else "since skipping them leaves no row"
-        remedy = f"Mend or remove these rows, change the limits, {rest}."
-        raise AudioError(f"{len(problems)} of {len(keys)} rows", why, remedy, reason="unusable rows")
-    print(f"check_audio: dropped {len(problems)} of {len(dataset)} rows whose audio cannot be used ({summary}).")
-    return dataset.select([index for index in range(len(dataset)) if index not in problems])
 
 
 def undecoded(dataset: Dataset, column: str = "audio") -> Dataset:
@@ -210,7 +179,7 @@ def _check_size(size: int, name: str, max_megabytes: float) -> None:
 
 
 def _from_encoded(encoded: bytes, name: str, max_megabytes: float, max_seconds: float | None) -> tuple[np.ndarray, int]:
-    """Decode block by block: what a header says of the length is not believed, and nothing is allocated by it."""
+    """Decode block by block: what a header says of the length is checked at that place, and nothing allocated by it."""
     _check_size(len(encoded), name, max_megabytes)
     if not encoded:
         raise _unreadable(name, "0 bytes")
@@ -219,7 +188,9 @@ def _from_encoded(encoded: bytes, name: str, max_megabytes: float, max_seconds: 
     try:
         with soundfile.SoundFile(io.BytesIO(encoded)) as file:
             rate, stated = file.samplerate, file.frames
-            most = MOST_SAMPLES if max_seconds is None else min(MOST_SAMPLES, max_seconds * rate)
+            most = MOST_SAMPLES if max_seconds is None else min(MOST_SAMPLES, int(max_seconds * rate))
+            if stated > most and _goes_on(encoded, most):
+                length = stated
             while length <= most:
                 block = file.read(max(1, BLOCK // file.channels), dtype="float32", always_2d=True)
                 if len(block) == 0:
@@ -229,7 +200,8 @@ def _from_encoded(encoded: bytes, name: str, max_megabytes: float, max_seconds: 
     except AudioError:
         raise
     except Exception as error:  # libsndfile's own, and MemoryError, OverflowError, … of what it was made to believe
-        why = f"{len(encoded)} bytes that soundfile cannot decode, {type(error).__name__}: {error}"
+        told = getattr(error, "error_string", error)  # libsndfile's without the address of the buffer
+        why = f"{len(encoded)} bytes that soundfile cannot decode, {type(error).__name__}: {told}"
         raise _unreadable(name, why) from error
     if length > most:
         why = f"{max(length, stated) / rate:.2f} s by its header, the limit is {most / rate:g} s"
@@ -238,6 +210,16 @@ def _from_encoded(encoded: bytes, name: str, max_megabytes: float, max_seconds: 
     if not blocks:
         raise AudioError(name, "it has no samples", "Remove the row, or record it again.", reason="too short")
     return np.concatenate(blocks), _check_rate(rate, name)
+
+
+def _goes_on(encoded: bytes, place: int) -> bool:
+    """Whether there is a sample at `place`, found without decoding what comes before, where the format allows it."""
+    with soundfile.SoundFile(io.BytesIO(encoded)) as file:
+        try:
+            file.seek(place)
+            return len(file.read(1)) > 0
+        except soundfile.LibsndfileError:
+            return False
 
 
 def _from_array(samples: Any, sampling_rate: int | None) -> tuple[np.ndarray, int]:

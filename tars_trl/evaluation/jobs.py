@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..data.audio import check_audio
+from ..data.checking import check_audio
 from ..data.journal import rows_digest, sha256
 from ..data.questions import draw_numbers
 from ..models.loading import identity

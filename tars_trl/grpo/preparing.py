@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import set_seed
 
-from ..data.audio import check_audio
+from ..data.checking import check_audio
 from ..data.questions import ordered_by
 from ..data.schema import check_rows
 from ..errors import SettingError
@@ -74,6 +74,7 @@ def usable_questions(dataset: Any, args: Any, curriculum: str | None = None) -> 
             max_seconds=args.max_audio_seconds,
             max_megabytes=args.max_audio_megabytes,
             on_error=args.on_bad_audio,
+            together=True,
         )
     return dataset if curriculum is None else ordered_by(dataset, curriculum)
 

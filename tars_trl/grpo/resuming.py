@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl.trainer.utils import RepeatSampler
 
@@ -125,21 +126,42 @@ def last_checkpoint(folder: str | Path) -> str | None:
 def checkpoint_to_continue(trainer: Any, wanted: str | bool | None) -> str | None:
     """The checkpoint that a run goes on from, after a look at it and at the folder; None for a fresh start.
 
+    The main process looks, as a whole checkpoint is hashed for it, and tells the others.
+
     Args:
         trainer: whose `output_dir` it is.
         wanted: a checkpoint; `last` or True for the newest whole one, or a fresh start where there is none; None or
             False for a fresh start.
 
     Raises:
-        SettingError: the folder holds another run, the checkpoint is not whole, or the run is another than its own.
+        SettingError: the folder holds another run, the checkpoint is not whole, or the run is another than its own; on
+            every process.
     """
     folder = Path(trainer.args.output_dir)
-    if wanted in (True, "last", "True", "true"):
+    now = json.loads(json.dumps(what_continues(trainer), default=str))
+    checkpoint, refusal = None, None
+    if trainer.accelerator.is_main_process:
+        try:
+            checkpoint = _look_for_checkpoint(folder, wanted, now, trainer.args.overwrite_output_dir)
+        except SettingError as error:
+            refusal = str(error)
+    checkpoint, refusal = broadcast_object_list([checkpoint, refusal])
+    if refusal is not None:
+        raise SettingError(refusal)
+    if checkpoint is None and trainer.args.should_save:
+        for path in _left_by_a_run(folder):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    trainer.accelerator.wait_for_everyone()
+    return checkpoint
+
+
+def _look_for_checkpoint(folder: Path, wanted: str | bool | None, now: dict[str, Any], overwrite: bool) -> str | None:
+    """The checkpoint; None for a fresh start, in a folder where another run is either not or may be replaced."""
+    last = wanted in (True, "last", "True", "true")
+    if last:
         wanted = last_checkpoint(folder)
         say = "goes on from" if wanted else "starts anew: there is no whole checkpoint in"
         logger.warning("The run %s %s.", say, wanted or folder)
-        if not wanted:
-            _make_fresh(trainer, folder, started_before=True)
     elif wanted:
         problem = checkpoint_problem(Path(str(wanted)))
         if problem is not None:
@@ -147,34 +169,27 @@ def checkpoint_to_continue(trainer: Any, wanted: str | bool | None) -> str | Non
                 f"resume_from_checkpoint={wanted!r}: {problem}, so a run cannot go on from it exactly. Name another "
                 "checkpoint, or `last` for the newest whole one."
             )
-    else:
-        _make_fresh(trainer, folder, started_before=False)
     if wanted:
-        _refuse_another_run(trainer, Path(str(wanted)))
-    return str(wanted) if wanted else None
-
-
-def _make_fresh(trainer: Any, folder: Path, started_before: bool) -> None:
-    """Refuse a folder in which another run lies, or remove what that left if `overwrite_output_dir` says so."""
-    left = [path for pattern in LEFT_BY_A_RUN for path in sorted(folder.glob(pattern))]
+        _refuse_another_run(now, Path(str(wanted)))
+        return str(wanted)
+    left = _left_by_a_run(folder)
     finished = any(path.name == "trainer_state.json" for path in left)
     trained = any(path.name != "run.json" for path in left)
-    if trained and not trainer.args.overwrite_output_dir and (finished or not started_before):
+    if trained and not overwrite and (finished or not last):
         raise SettingError(
             f"output_dir={str(folder)!r} holds a run already ({left[0].name}), and two runs in one folder would be "
             "mixed in its report. Give another output_dir, go on with --resume_from_checkpoint last, or replace it "
             "with --overwrite_output_dir true."
         )
-    trainer.accelerator.wait_for_everyone()
-    if trainer.args.should_save:
-        for path in left:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    trainer.accelerator.wait_for_everyone()
+    return None
 
 
-def _refuse_another_run(trainer: Any, folder: Path) -> None:
+def _left_by_a_run(folder: Path) -> list[Path]:
+    return [path for pattern in LEFT_BY_A_RUN for path in sorted(folder.glob(pattern))]
+
+
+def _refuse_another_run(now: dict[str, Any], folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(what_continues(trainer), default=str))
     before, settings = manifest["settings"], now["settings"]
     changed = [name for name in ("model", "questions", "batch") if manifest[name] != now[name]]
     changed += [name for name in ORDER if before.get(name) != settings.get(name)]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from ..models.hooks import attached, without_dropout
 from ..models.prompting import base_of, heard
-from ..models.shared_prefix import PackedStatePooler, attach, longest_row, packed_logps, saving
+from ..models.shared_prefix import PackedStatePooler, attach, first_with_same_prompt, longest_row, packed_logps, saving
 from .rollout import Rollout
 
 logger = logging.getLogger(__name__)
@@ -75,9 +76,9 @@ class PromptSharing:
             with heard(base, clips), attached(pooler, base.get_input_embeddings()):
                 return plain(model, *rows, batch_size, compute_entropy, *args, **kwargs)
 
-        def shared(clips: Sequence[Tensor | None], pooler: Any = None) -> tuple:
+        def shared(clips: Sequence[Tensor | None], pooler: Any = None, firsts: Sequence[int] | None = None) -> tuple:
             with self.accelerator.autocast(), attached(pooler, base.get_input_embeddings()):
-                return *packed_logps(model, *rows, clips, batch_size, compute_entropy, pooler), None
+                return *packed_logps(model, *rows, clips, batch_size, compute_entropy, pooler, firsts), None
 
         limit = longest_row(base)
         possible = self.on and (limit is None or int(attention_mask.sum(1).max()) <= limit)
@@ -86,13 +87,16 @@ class PromptSharing:
                 clips = embeddings()
                 results = repeated(clips)[0], (shared if possible else repeated)(clips)[0]
             self._check(*results, attention_mask[:, -logits_to_keep:].bool())
-        clips = embeddings()
-        share = self.on and possible and saving(*rows, clips) >= LEAST_SAVING
+        clips, pooler, score = embeddings(), None, repeated
+        if self.on and possible:
+            firsts = first_with_same_prompt(*rows, clips)
+            if saving(*rows, firsts) >= LEAST_SAVING:
+                score = partial(shared, firsts=firsts)
         if rollout.pools_when_scored:
             pooler = rollout.pool_scored(self.layers, attention_mask, logits_to_keep)
-            rollout.pooler = PackedStatePooler(self.layers, len(input_ids)) if share else pooler
-            return (shared if share else repeated)(clips, rollout.pooler)
-        return (shared if share else repeated)(clips)
+            if score is not repeated:
+                pooler = rollout.pooler = PackedStatePooler(self.layers, len(input_ids))
+        return score(clips, pooler)
 
     def _check(self, plain: Tensor, shared: Tensor, counted: Tensor) -> None:
         """Switch off, on all processes, unless both forms give one result."""

@@ -91,7 +91,13 @@ def first_with_same_prompt(
     ]
 
 
-def pack(input_ids: Tensor, attention_mask: Tensor, completion_width: int, clips: Sequence[Tensor | None]) -> PackedRow:
+def pack(
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    completion_width: int,
+    clips: Sequence[Tensor | None],
+    prompts: Sequence[int] | None = None,
+) -> PackedRow:
     """Lay rows that share prompts behind each other.
 
     Args:
@@ -100,6 +106,7 @@ def pack(input_ids: Tensor, attention_mask: Tensor, completion_width: int, clips
         completion_width: T, columns of the completions.
         clips: the N rows' audio embeddings (audio tokens, H), None for a written row. Rows with one prompt share one
             tensor; it is placed once.
+        prompts: N numbers, equal for rows with one prompt, such as `first_with_same_prompt` gives; None to compare.
 
     Raises:
         ValueError: padding inside of a completion.
@@ -111,7 +118,8 @@ def pack(input_ids: Tensor, attention_mask: Tensor, completion_width: int, clips
             "A completion has padding between its tokens, where those behind it would get other positions than in a "
             "plain batch. Mask completions from their end, or as a whole."
         )
-    firsts = first_with_same_prompt(input_ids, attention_mask, completion_width, clips)
+    if prompts is None:
+        prompts = first_with_same_prompt(input_ids, attention_mask, completion_width, clips)
     prompt_lengths = attention_mask[:, :width].sum(1).tolist()
     columns: list[Tensor] = []  # of the batch, for each packed token
     rows: list[Tensor] = []
@@ -126,7 +134,9 @@ def pack(input_ids: Tensor, attention_mask: Tensor, completion_width: int, clips
         positions.append(torch.arange(position, position + number))
         owners.append(torch.full((number,), owner))
 
-    for first in dict.fromkeys(firsts):
+    for same in dict.fromkeys(prompts):
+        members = [row for row in range(count) if prompts[row] == same]
+        first = members[0]
         length = prompt_lengths[first]
         prompt = slice(end, end + length)
         place(first, width - length, length, 0, -1)
@@ -134,7 +144,6 @@ def pack(input_ids: Tensor, attention_mask: Tensor, completion_width: int, clips
         clip = clips[first]
         if clip is not None and len(clip):
             audio.append(clip)
-        members = [row for row in range(count) if firsts[row] == first]
         fed = [max(lengths[row] - 1, 0) for row in members]  # the last token predicts nothing
         branches = torch.full((len(members), max(fed)), prompt.start)
         for number, (row, tokens) in enumerate(zip(members, fed, strict=True)):
@@ -287,6 +296,7 @@ def packed_logps(
     batch_size: int | None = None,
     compute_entropy: bool = False,
     pooler: PackedStatePooler | None = None,
+    firsts: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs of completions as `GRPOTrainer._get_per_token_logps_and_entropies` computes them, prompts shared.
 
@@ -301,6 +311,7 @@ def packed_logps(
             passes is N / `batch_size`, rounded up, whatever rows share.
         compute_entropy: whether to return entropies.
         pooler: attached, of N rows.
+        firsts: of `first_with_same_prompt`, where it is known.
 
     Returns:
         log-probs (N, T) and entropies (N, T) or None, 0 where `attention_mask` is.
@@ -310,11 +321,20 @@ def packed_logps(
     """
     base = _base(model)
     token, limit = architecture_of(base.config.model_type).audio_token(base), longest_row(model)
-    firsts = first_with_same_prompt(input_ids, attention_mask, completion_width, clips)
-    order = torch.tensor(sorted(range(len(firsts)), key=firsts.__getitem__), device=input_ids.device)
+    if firsts is None:
+        firsts = first_with_same_prompt(input_ids, attention_mask, completion_width, clips)
+    order = sorted(range(len(firsts)), key=firsts.__getitem__)
+    size = batch_size or len(order)
     logps, entropies = [], []
-    for rows in order.split(batch_size or len(order)):
-        packed = pack(input_ids[rows], attention_mask[rows], completion_width, [clips[row] for row in rows.tolist()])
+    for chosen in (order[start : start + size] for start in range(0, len(order), size)):
+        rows = torch.tensor(chosen, device=input_ids.device)
+        packed = pack(
+            input_ids[rows],
+            attention_mask[rows],
+            completion_width,
+            [clips[row] for row in chosen],
+            [firsts[row] for row in chosen],
+        )
         if limit is not None and packed.longest > limit:
             raise ValueError(
                 f"A prompt and its completion have {packed.longest} tokens, and this model shares prompts of at most "
@@ -336,7 +356,7 @@ def packed_logps(
             )
         logps.append(outputs.log_probs)
         entropies.append(outputs.entropy)
-    back = order.argsort()
+    back = torch.tensor(order, device=input_ids.device).argsort()
     return torch.cat(logps)[back], torch.cat(entropies)[back] if compute_entropy else None
 
 
@@ -355,10 +375,14 @@ def _head_on(base: Any, predicting: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def saving(input_ids: Tensor, attention_mask: Tensor, completion_width: int, clips: Sequence[Tensor | None]) -> float:
-    """How many times fewer tokens the decoder takes when prompts are shared; a plain batch is counted with padding."""
-    firsts = set(first_with_same_prompt(input_ids, attention_mask, completion_width, clips))
+def saving(input_ids: Tensor, attention_mask: Tensor, completion_width: int, firsts: Sequence[int]) -> float:
+    """How many times fewer tokens the decoder takes when prompts are shared; a plain batch is counted with padding.
+
+    Args:
+        input_ids: (N, P + T) and what follows, as `pack` takes it.
+        firsts: of `first_with_same_prompt`.
+    """
     width = input_ids.size(1) - completion_width
     lengths = attention_mask[:, :width].sum(1).tolist()
-    tokens = sum(lengths[row] for row in firsts) + int((attention_mask[:, width:].sum(1) - 1).clamp(min=0).sum())
+    tokens = sum(lengths[row] for row in set(firsts)) + int((attention_mask[:, width:].sum(1) - 1).clamp(min=0).sum())
     return input_ids.numel() / max(tokens, 1)

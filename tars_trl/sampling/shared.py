@@ -23,7 +23,7 @@ from datasets.table import embed_table_storage
 from tqdm import tqdm
 
 from ..data import journal
-from ..data.audio import check_audio
+from ..data.checking import check_audio
 from ..data.hub import check_place
 from ..data.journal import Line
 from ..data.questions import load_questions
@@ -113,6 +113,7 @@ def chosen_questions(settings: SamplingSettings) -> Dataset:
         max_seconds=settings.max_audio_seconds,
         max_megabytes=settings.max_audio_megabytes,
         on_error=settings.on_bad_audio,
+        together=True,
     )
 
 

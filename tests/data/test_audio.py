@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tars_trl.data.audio import BLOCK, audio_problem, check_audio, load_audio
+from tars_trl.data.audio import BLOCK, audio_problem, load_audio
+from tars_trl.data.checking import check_audio
 from tars_trl.errors import AudioError
 
 CODECS = {

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tars_trl.data import check_rows, load_questions, spoken_text
-from tars_trl.data.audio import audio_problem, check_audio, load_audio
+from tars_trl.data.audio import audio_problem, load_audio
+from tars_trl.data.checking import check_audio
 from tars_trl.errors import AudioError, QuestionError
 from tests.data.test_audio import CODECS, encoded, limited_memory, lying_flac, lying_mp3, tone
 

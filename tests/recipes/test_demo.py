@@ -7,7 +7,8 @@ import torch
 from transformers import AutoProcessor
 
 from tars_trl import accuracy_reward, load_questions
-from tars_trl.data.audio import check_audio, load_audio
+from tars_trl.data.audio import load_audio
+from tars_trl.data.checking import check_audio
 from tars_trl.errors import SettingError
 from tars_trl.evaluation import paired_result
 from tars_trl.evaluation.results import read_pair, read_samples

@@ -4,7 +4,9 @@ import pytest
 import torch
 from transformers import TextStreamer
 
+from tars_trl.models import architecture_of
 from tars_trl.models.loading import load_speech_llm
+from tars_trl.models.prompting import twin_prompt
 from tars_trl.sampling.complete import complete, decoding
 from tars_trl.settings import DecodingSettings
 from tests.conftest import question, questions
@@ -44,6 +46,24 @@ def test_every_copy_of_a_row_hears_its_own_clip(model_folder, how):
     for number, row in enumerate(rows):
         alone = list(complete(model, processor, [row], "speech", max_completion_length=6, **how))
         assert together[number * samples : (number + 1) * samples] == alone
+
+
+@pytest.mark.parametrize("modality", ["speech", "text"])
+def test_the_samples_of_a_question_share_its_prompt(model_folder, modality):
+    """As preference pairs and scores ask: each prompt goes through the decoder once, counted by a hook on a layer."""
+    model, processor = load_speech_llm(model_folder)
+    tokens = []
+    model.get_decoder().layers[0].register_forward_hook(
+        lambda _module, args, _output: tokens.append(args[0].size(0) * args[0].size(1))
+    )
+    rows = [question(number) for number in range(2)]
+    completions = list(
+        complete(model, processor, rows, modality, max_completion_length=6, num_samples=4, do_sample=True)
+    )
+    architecture = architecture_of(model.config.model_type)
+    prompts = [len(twin_prompt(architecture, processor, row, modality).ids) for row in rows]
+    assert len(completions) == 8
+    assert sum(tokens) <= 1.15 * (sum(prompts) + 8 * 6)
 
 
 def test_the_completion_is_shown_as_it_comes_and_is_the_same(model_folder, capsys):
