@@ -2,20 +2,28 @@
 
 import dataclasses
 import re
-import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
+
+from tars_trl.cli import COMMANDS
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put a table in the place of each mark."""
+    markdown = markdown.replace("<!-- commands -->", commands_table())
     return re.sub(r"<!-- settings: ([\w.]+):(\w+) -->", lambda found: settings_table(*found.groups()), markdown)
+
+
+def commands_table() -> str:
+    """What `tars-trl --help` lists."""
+    lines = ["| | command | what |", "|---|---|---|"]
+    for group, commands in COMMANDS.items():
+        lines += [f"| {group} | `{name}` | {what} |" for name, (_, what) in commands.items()]
+    return "\n".join(lines)
 
 
 def settings_table(module: str, name: str) -> str:
     """The fields of a settings class that are this package's: name, default, and the help text with unit and source."""
-    sys.path[:0] = [str(Path(__file__).parents[1] / "recipes")]
     lines = ["| setting | default | what |", "|---|---|---|"]
     for described in dataclasses.fields(getattr(import_module(module), name)):
         rule = described.metadata.get("rule")

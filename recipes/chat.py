@@ -1,90 +1,12 @@
-r"""Ask a speech LLM a question, spoken or written, and read its answer as it comes.
+"""Ask a speech LLM a question, spoken or written, and read its answer as it comes.
 
     python recipes/chat.py --model runs/demo --audio runs/demo/question.ogg
-    python recipes/chat.py --model Qwen/Qwen2.5-Omni-7B --adapter runs/tars-qwen2.5-omni-7b \
-        --audio france.wav --text "What is the capital of France? Option A: Lyon. Option B: Paris."
 
-The first asks what the demo leaves, under the system prompt of its training; france.wav is a recording of yours. Given
-both forms it answers twice, once from each twin's prompt, and prints the answers side by side.
+`tars-trl chat` does the same; see `--help`.
 """
 
-import shutil
-import textwrap
-from dataclasses import dataclass, field
-from itertools import zip_longest
-
-from transformers import TextStreamer
-
-from tars_trl.data import SYSTEM_PROMPT, build_prompt
-from tars_trl.data.audio import TARGET_RATE, load_audio
-from tars_trl.data.prompts import MODALITIES
-from tars_trl.errors import SettingError
-from tars_trl.record import read_run
-from tars_trl.sampling.complete import complete, decoding
-from tars_trl.sampling.shared import model_loader, start_processes
-from tars_trl.settings import AskedModelSettings, DecodingSettings, parse, run, setting
-
-
-@dataclass
-class ChatSettings(DecodingSettings, AskedModelSettings):
-    """What is asked, of which model."""
-
-    audio: str | None = setting(None, "File with the spoken question: wav, flac, ogg or mp3.")
-    text: str | None = setting(None, "The written question.")
-    system_prompt: str | None = setting(
-        None, "System prompt. None: the one that the model's run was trained with, else the method's; '': none."
-    )
-    batch_size: int = field(default=1, init=False)  # one question
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.audio and not self.text:
-            raise SettingError("audio and text are not given: there is no question. Pass --audio, --text, or both.")
-
-
-def system_prompt_of(settings: ChatSettings) -> str:
-    """The system prompt of the settings, or else the one that the model's run was trained with, which is printed."""
-    if settings.system_prompt is not None:
-        return settings.system_prompt
-    folder = settings.adapter or settings.model or ""
-    facts = read_run(folder)
-    if "system_prompt" not in facts:
-        return SYSTEM_PROMPT
-    prompt = facts["system_prompt"] or ""
-    print(f"System prompt, as {folder} was trained: {prompt!r}" if prompt else f"No system prompt, as for {folder}.")
-    return prompt
-
-
-def side_by_side(answers: dict[str, str], width: int) -> str:
-    """The answers as columns of equal width, headed by their names."""
-    column = (width - 3) // 2
-    cells = []
-    for name, text in answers.items():
-        lines = [line for part in text.splitlines() or [""] for line in textwrap.wrap(part, column) or [""]]
-        cells.append([name, "-" * column, *lines])
-    return "\n".join(f"{left:<{column}} | {right}" for left, right in zip_longest(*cells, fillvalue=""))
-
-
-def main(args: list[str] | None = None) -> dict[str, str]:
-    """Load the model, ask, print; the answers by modality."""
-    (settings,) = parse(ChatSettings, args=args, description=__doc__)
-    load = model_loader(settings)
-    row = {"key": "chat", "prompt": build_prompt(settings.text or "(spoken)", system_prompt_of(settings))}
-    if settings.audio:  # read before the model is loaded
-        row["audio"] = {"array": load_audio(settings.audio), "sampling_rate": TARGET_RATE}
-    start_processes(settings.use_cpu)
-    model, processor = load()
-    answers = {}
-    for modality, question in zip(MODALITIES, (settings.audio, settings.text), strict=True):
-        if question:
-            print(f"[{modality}]")
-            streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-            (done,) = complete(model, processor, [row], modality, streamer=streamer, **decoding(settings))
-            answers[modality] = done.text
-    if len(answers) == 2:
-        print("\n" + side_by_side(answers, shutil.get_terminal_size().columns))
-    return answers
-
+from tars_trl.commands.chat import main
+from tars_trl.settings import run
 
 if __name__ == "__main__":
     run(main)

@@ -10,16 +10,8 @@ The demo, two CPU cores:
 Model, LoRA targets, prompts and audio are those of TARS; the loss is TRL's, its reference the adapter off.
 """
 
-from training import train
-
+from tars_trl.commands.dpo import main
 from tars_trl.settings import run
-from tars_trl.supervised import SpeechDPOConfig, SpeechDPOTrainer
-
-
-def main() -> None:
-    """Train as the settings say."""
-    train(SpeechDPOTrainer, SpeechDPOConfig, __doc__)
-
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(description=__doc__))

@@ -8,9 +8,8 @@ speech LoRA is merged on loading, clips are encoded without padding) and in the 
 Rollouts are sampled by transformers: vLLM has no native Phi-4-multimodal.
 """
 
-from tars_qwen_omni import main
-
+from tars_trl.commands.train import main
 from tars_trl.settings import run
 
 if __name__ == "__main__":
-    run(lambda: main(__doc__))
+    run(lambda: main(description=__doc__))

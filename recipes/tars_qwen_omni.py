@@ -8,16 +8,8 @@ The paper's setting, GPUs (one line):
 Any setting can be overridden behind the file, for example `--learning_rate 1e-5 --representation_weight 0`.
 """
 
-from training import train
-
-from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, accuracy_reward, format_reward
+from tars_trl.commands.train import main
 from tars_trl.settings import run
 
-
-def main(description: str = __doc__) -> None:
-    """Train as the settings say."""
-    train(TARSGRPOTrainer, TARSGRPOConfig, description, reward_funcs=[accuracy_reward, format_reward])
-
-
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(description=__doc__))

@@ -45,6 +45,7 @@ def write_run(trainer: Any, base: Any, audio_modules: Mapping[str, str]) -> dict
         "system_prompt": system[0] if system else None,
         "questions": len(dataset),
         "data": sorted(dataset.info.download_checksums or {}),
+        **trainer.questions_from,
         "steps": state.global_step,
         "processes": trainer.accelerator.num_processes,
         "processor": platform.processor() or platform.machine(),
@@ -78,6 +79,8 @@ def read_run(checkpoint: str | Path) -> dict[str, Any]:
 def command_line(argv: Sequence[str] | None = None) -> str:
     """The program's command as it could be typed again, without tokens and without the home folder's name."""
     program, *rest = sys.orig_argv if argv is None else argv
+    if rest and Path(rest[0]).name == "tars-trl":  # the command that pip installs, a script of this machine's Python
+        program, *rest = rest
     words, hidden = [Path(program).name], False
     for word in rest:
         key, is_pair, _ = word.partition("=")

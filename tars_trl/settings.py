@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import sys
 import types
 import typing
@@ -186,8 +187,15 @@ def parse(*classes: type, args: Sequence[str] | None = None, description: str | 
     from trl import TrlParser
 
     class Parser(TrlParser):
+        groups: dict[str, Any]
+
         def add_argument(self, *names: str, rule: Any = None, positional: bool = False, **kwargs: Any) -> Any:
-            return super().add_argument(*names, **kwargs)  # what a field's metadata holds for us is not argparse's
+            # What a field's metadata holds for us is not argparse's; what belongs together stands together in --help.
+            title = titles.get(names[0].removeprefix("--").removeprefix("no_"))
+            if title is None:
+                return super().add_argument(*names, **kwargs)
+            self.groups = vars(self).get("groups") or {name: self.add_argument_group(name) for name in order}
+            return self.groups[title].add_argument(*names, **kwargs)
 
         def error(self, message: str) -> typing.NoReturn:
             raise SettingError(
@@ -196,9 +204,11 @@ def parse(*classes: type, args: Sequence[str] | None = None, description: str | 
 
     given = [part for arg in (sys.argv[1:] if args is None else args) for part in _split_equals(arg)]
     names = [described.name for cls in classes for described in dataclasses.fields(cls) if described.init]
+    titles, order = _help_groups(classes)
     parser = Parser(
         list(classes),
         allow_abbrev=False,
+        usage="%(prog)s [--config FILE.yaml] [--name value …]",
         description=description,
         formatter_class=_HelpFormatter,
         conflict_handler="resolve",
@@ -226,6 +236,24 @@ def parse(*classes: type, args: Sequence[str] | None = None, description: str | 
     if remaining:
         raise SettingError(f"{remaining[0]!r} belongs to no setting. Write --name value; --help lists the names.")
     return tuple(made)
+
+
+def _help_groups(classes: Sequence[type]) -> tuple[dict[str, str], list[str]]:
+    """Title of the group of `--help` for each field, and the titles in order: our own classes before those of others.
+
+    A field belongs to the class that names it last; a class of ours is titled by its docstring's first sentence.
+    """
+    titles: dict[str, str] = {}
+    ours: list[str] = []
+    others: list[str] = []
+    for base in (base for cls in classes for base in cls.__mro__ if dataclasses.is_dataclass(base)):
+        own = base.__module__.partition(".")[0] not in ("trl", "transformers")
+        first = re.split(r"[.:]\s", f"{base.__doc__} ".strip() + " ")[0]
+        title = " ".join(first.split()) if own else f"Of {base.__module__.partition('.')[0]}'s {base.__name__}"
+        (ours if own else others).append(title)
+        for name in base.__annotations__:
+            titles.setdefault(name, title)
+    return titles, list(dict.fromkeys([*ours, *others]))
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

@@ -240,7 +240,7 @@ class SpeechTrainer(KeptRun):
 class SpeechSFTTrainer(SpeechTrainer, SFTTrainer):
     """TRL's `SFTTrainer` with spoken questions; what is different is in `SpeechTrainer`.
 
-    The completion is in the column `completion`, as `recipes/build_preferences.py` writes it. The loss is the mean over
+    The completion is in the column `completion`, as `tars-trl build-preferences` writes it. The loss is the mean over
     completion tokens, the end token among them.
     """
 
@@ -257,7 +257,7 @@ class SpeechSFTTrainer(SpeechTrainer, SFTTrainer):
 class SpeechDPOTrainer(SpeechTrainer, DPOTrainer):
     """TRL's `DPOTrainer` with spoken questions; what is different is in `SpeechTrainer`.
 
-    The completions are in the columns `chosen` and `rejected`, as `recipes/build_preferences.py` writes them. The
+    The completions are in the columns `chosen` and `rejected`, as `tars-trl build-preferences` writes them. The
     reference is the base model with the adapter off; of a model that comes with an adapter it is, as in TRL, that
     adapter as it came.
     """
@@ -288,6 +288,6 @@ def completed_questions(dataset: Any, columns: Sequence[str], args: Any) -> Any:
         if isinstance(rows, Dataset) and missing:
             raise QuestionError(
                 f"The data set has the columns {rows.column_names}: {missing} are missing, so there is nothing to "
-                "train on. Build it with recipes/build_preferences.py, or rename columns."
+                "train on. Build it with tars-trl build-preferences, or rename columns."
             )
     return usable_questions(dataset, args)

@@ -1,7 +1,7 @@
 import pytest
-from training import TrainingSettings
 
 from tars_trl import TARSGRPOConfig
+from tars_trl.commands.train import TrainingSettings
 from tars_trl.settings import parse
 
 

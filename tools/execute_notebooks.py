@@ -4,11 +4,12 @@ r"""Run the notebooks on a run and keep their outputs in `notebooks/`, as they a
 
 Notebook 2 needs RUN/evaluation/before and after, notebook 3 RUN/drift:
 
-    python recipes/evaluate.py --model recipes/demo/tiny-omni --tasks demo --modality both --log_samples true \
+    tars-trl evaluate --model recipes/demo/tiny-omni --tasks demo=recipes/demo/questions --log_samples true \
         --output_dir runs/demo/evaluation/before
-    python recipes/evaluate.py --model runs/demo --tasks demo --modality both --log_samples true \
+    tars-trl evaluate --model runs/demo --tasks demo=recipes/demo/questions --log_samples true \
         --output_dir runs/demo/evaluation/after
-    python recipes/analyze_drift.py --models before=recipes/demo/tiny-omni after=runs/demo --output_dir runs/demo/drift
+    tars-trl analyze-drift --models before=recipes/demo/tiny-omni after=runs/demo --dataset recipes/demo/questions \
+        --output_dir runs/demo/drift
 """
 
 import os

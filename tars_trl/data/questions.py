@@ -364,6 +364,6 @@ def ordered_by(dataset: Dataset, column: str) -> Dataset:
         if not isinstance(value, int | float) or value != value:
             raise SettingError(
                 f"curriculum={column!r}: row {dataset[number].get('key', number)!r} has {value!r} there, which cannot "
-                "be ordered. Give every row a number, such as recipes/score_questions.py writes."
+                "be ordered. Give every row a number, such as tars-trl score-questions writes."
             )
     return dataset.select(sorted(range(len(level)), key=level.__getitem__))

@@ -55,7 +55,7 @@ class EvaluationCallback(TrainerCallback):
             kind = "FSDP" if backend.is_fsdp else "DeepSpeed ZeRO-3"
             raise ValueError(
                 f"The trainer runs under {kind}: parameters are spread over processes, and this callback asks the "
-                "model process by process. Leave it out and evaluate checkpoints with recipes/evaluate.py, or train "
+                "model process by process. Leave it out and evaluate checkpoints with tars-trl evaluate, or train "
                 "with whole copies of the model (DDP, or ZeRO-2 by recipes/accelerate/zero2.yaml)."
             )
         self.trainer = trainer

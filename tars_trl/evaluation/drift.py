@@ -154,6 +154,6 @@ def read_layer_stats(path: str | Path) -> LayerStats:
     if len(lengths) != 1 or -1 in lengths:
         raise NotLoggedError(
             f"{path} is no layer_stats.json: it needs {', '.join(names)} as lists of one length. Give a file that "
-            "recipes/analyze_drift.py or the TARS authors' analysis wrote."
+            "tars-trl analyze-drift or the TARS authors' analysis wrote."
         )
     return dict(zip(names, lists, strict=True))  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What an evaluation may be told, on the command line of `recipes/evaluate.py` or in a YAML file."""
+"""What an evaluation may be told, on the command line of `tars-trl evaluate` or in a YAML file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How a run is kept, whichever of TRL's trainers makes it: resumed exactly, checkpoints sealed, recorded, published."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..models import SpeechLLM
@@ -19,6 +19,8 @@ class KeptRun:
     accelerator: Any
     architecture: SpeechLLM
     is_world_process_zero: Callable[[], bool]
+    questions_from: Mapping[str, str | None] = {}
+    """`dataset` and `split` that the training questions were loaded from, for `run.json`; `commands.train` says it."""
 
     @property
     def _base(self) -> Any:

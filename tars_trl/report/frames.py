@@ -165,7 +165,7 @@ def samples_frame(path: str | Path) -> "DataFrame":
     letter), and for both modalities `speech_right`, `text_right` (bool), `speech_completion`, `text_completion`.
 
     Args:
-        path: a results file of `recipes/evaluate.py`, or the folder that holds it; its samples beside it.
+        path: a results file of `tars-trl evaluate`, or the folder that holds it; its samples beside it.
 
     Raises:
         ValueError: no task was asked in both modalities.

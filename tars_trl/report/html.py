@@ -41,8 +41,8 @@ def write_report(
 
     Args:
         run: output folder of a training run. Beside its log are used, where they exist: `run.json` (settings, what was
-            trainable, command), `evaluation/before` and `evaluation/after` (`--output_dir` of `recipes/evaluate.py`),
-            `completions/`, and the `layer_stats.json` files of `recipes/analyze_drift.py` in any folder below.
+            trainable, command), `evaluation/before` and `evaluation/after` (`--output_dir` of `tars-trl evaluate`),
+            `completions/`, and the `layer_stats.json` files of `tars-trl analyze-drift` in any folder below.
         output_file: file to write; `report.html` in the run's folder if None.
         questions: rows of the run's data set, for the clips of the samples; audio undecoded.
         samples: questions of the last logged step to show, those with the widest spread of rewards first.

@@ -132,7 +132,7 @@ def plot_health(run: LoggedRun, smooth: int = 10) -> "Figure":
 
 @_styled
 def plot_loss(run: LoggedRun, smooth: int = 10) -> "Figure":
-    """Loss and fit of a supervised run (recipes/sft.py, recipes/dpo.py) over training; bands as in `plot_gap`."""
+    """Loss and fit of a supervised run (tars-trl sft, tars-trl dpo) over training; bands as in `plot_gap`."""
     return _panels(run, smooth, "SFTTrainer or DPOTrainer", [
         ("Loss", "mean of the batch", {"gap": "loss"}, None),
         ("Loss, held out", "mean", {"gap": "eval_loss"}, None),

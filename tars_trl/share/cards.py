@@ -28,7 +28,7 @@ def read_pairs(paths: Sequence[str | Path], checkpoint: str | Path | None = None
     """Paired results (both modalities of the same questions) of results files, by benchmark.
 
     Args:
-        paths: results files of `recipes/evaluate.py`, or folders of evaluations. They name the model that was
+        paths: results files of `tars-trl evaluate`, or folders of evaluations. They name the model that was
             evaluated, an adapter by its own name and not its base's.
         checkpoint: the model that the results have to be of; None for one model, whichever.
 
@@ -95,6 +95,8 @@ def write_card(
         verification: what `tars_trl.share.verify.verify_folder` returned.
     """
     results = results or {}
+    if str(facts.get("dataset", "")).startswith(("/", "~")):  # a folder's path says nothing to others
+        facts = {**facts, "dataset": Path(facts["dataset"]).name}
     base = str(facts.get("base_model") or "unknown base model")
     on_hub = re.fullmatch(HUB_ID, base, re.ASCII) is not None and not Path(base).exists()
     base_name = base if on_hub else Path(base).name  # a folder's path says nothing to others

@@ -53,7 +53,9 @@ class ExportSettings(Settings):
         choices=tuple(TOLERANCES),
     )
     verify: bool = setting(True, "Load the result in a fresh process and compare (`--no_verify`: not; forbids a push).")
-    dataset: str | None = setting(None, "Questions whose first one is asked in both forms: hub id, folder or file.")
+    dataset: str | None = setting(
+        None, "Questions whose first one is asked in both forms: hub id, folder or file. None: those of the run."
+    )
     split: str = setting("test", "Split of the questions.")
     max_completion_length: int = setting(32, "Most tokens of the compared answers.", least=1)
     results: list[str] = setting([], "Results files or folders of evaluations of this model, for the card.")
@@ -68,8 +70,6 @@ class ExportSettings(Settings):
         super().__post_init__()
         if self.push_to and not self.verify:
             raise SettingError("push_to is given with verify off: nothing unchecked is pushed. Leave verify on.")
-        if self.verify and not self.dataset:
-            raise SettingError("verify is on without a dataset: there is no question to ask. Give --dataset.")
 
 
 def export(settings: ExportSettings) -> None:
@@ -84,6 +84,14 @@ def export(settings: ExportSettings) -> None:
     remote: dict[str, Any] = {
         "hub_revision": settings.hub_revision, "private": not settings.public, "overwrite": settings.overwrite,
     }  # fmt: skip
+    dataset, split, trained = settings.dataset, settings.split, read_run(checkpoint)
+    if dataset is None:
+        dataset, split = trained.get("dataset"), trained.get("split", split)
+    if settings.verify and not dataset:
+        raise SettingError(
+            f"dataset is not given, and {checkpoint} does not say what it was trained on: there is no question to ask "
+            "for `verify`. Give --dataset."
+        )
     results = read_pairs(settings.results, checkpoint)
     check_empty(output_dir)
     check_place("checkpoint", checkpoint)
@@ -94,7 +102,7 @@ def export(settings: ExportSettings) -> None:
     place = (settings.model, checkpoint) if settings.model else (checkpoint, None)
     model, processor = load_speech_llm(*place, model_revision=settings.model_revision, dtype="float32")
     base = base_of(model).config
-    facts = {"base_model": base.name_or_path, **read_run(checkpoint)}
+    facts = {"base_model": base.name_or_path, **trained}
     if settings.training_data:
         facts["dataset"] = settings.training_data
     if settings.model:
@@ -103,7 +111,7 @@ def export(settings: ExportSettings) -> None:
             model.active_peft_config.base_model_name_or_path = settings.model
     questions: list[tuple[Modality, dict[str, Any]]] = []
     if settings.verify:
-        row = load_questions(str(settings.dataset), settings.split, limit=1)[0]
+        row = load_questions(str(dataset), split, limit=1)[0]
         questions = [("speech", row), ("text", row)]
     expected = greedy_answers(model, processor, questions, settings.max_completion_length)
     untrained = untrained_logits(model, processor, questions, expected)

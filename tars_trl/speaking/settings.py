@@ -1,4 +1,4 @@
-"""What `recipes/build_dataset.py` may be told, on its command line or in a YAML file."""
+"""What `tars-trl build-dataset` may be told, on its command line or in a YAML file."""
 
 from __future__ import annotations
 

@@ -88,5 +88,5 @@ def test_nothing_to_measure_is_refused(make_trainer):
 def test_parameters_spread_over_processes_are_refused(make_trainer, monkeypatch, kind, name):
     trainer = make_trainer()
     monkeypatch.setattr(DistributedBackend, kind, True)
-    with pytest.raises(ValueError, match=f"runs under {name}.*recipes/evaluate.py"):
+    with pytest.raises(ValueError, match=f"runs under {name}.*tars-trl evaluate"):
         EvaluationCallback(trainer, questions(2))

@@ -95,7 +95,7 @@ def test_stats_and_their_file(tmp_path):
     assert read_layer_stats(file) == stats
     for broken in (json.dumps({**stats, "means": [1.0]}), json.dumps({**stats, "means": 1}), "[]", "{", "{}"):
         file.write_text(broken)
-        with pytest.raises(NotLoggedError, match="no layer_stats.json.*analyze_drift"):
+        with pytest.raises(NotLoggedError, match="no layer_stats.json.*analyze-drift"):
             read_layer_stats(file)
 
 
@@ -109,7 +109,7 @@ def test_layer_sets_are_means_over_their_layers():
 
 
 def test_figure_3_is_drawn_from_evaluations(tmp_path, monkeypatch):
-    import analyze_drift
+    from tars_trl.commands import analyze_drift
 
     for name, speech in (("last", [True, False]), ("all", [True, True])):
         (tmp_path / name).mkdir()
@@ -126,9 +126,10 @@ def test_figure_3_is_drawn_from_evaluations(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "models, stats and layer_sets are empty"),
+        (["--dataset", ""], "models, stats and layer_sets are empty"),
         (["--models", "runs/demo"], "models='runs/demo' has no plain name"),
         (["--models", "a=x", "--stats", "=layer_stats.json"], "stats='=layer_stats.json' has no plain name"),
+        (["--models", "a=x", "--dataset", ""], "models are given without a dataset"),
         (["--layer_sets", "all=x", "all=y"], "names two things alike"),
         (["--models", "a/b=x"], "models='a/b=x' has no plain name"),  # it names a folder
         (["--models", "..=x"], r"models='\.\.=x' has no plain name"),
@@ -138,17 +139,17 @@ def test_figure_3_is_drawn_from_evaluations(tmp_path, monkeypatch):
     ],
 )
 def test_what_has_no_name_is_refused(tmp_path, given, message):
-    import analyze_drift
+    from tars_trl.commands import analyze_drift
 
     with pytest.raises(SettingError, match=message):
-        analyze_drift.main(["--output_dir", str(tmp_path / "out"), *given])
+        analyze_drift.main(["--output_dir", str(tmp_path / "out"), "--dataset", "x", *given])
     assert not (tmp_path / "out").exists()
 
 
 def test_matplotlib_is_looked_for_at_the_start(tmp_path, monkeypatch):
-    import analyze_drift
+    from tars_trl.commands import analyze_drift
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(analyze_drift, "chosen_questions", None)
     with pytest.raises(ImportError, match="matplotlib, which is not installed. .*pip install"):
-        analyze_drift.main(["--output_dir", str(tmp_path), "--models", "a=some/model"])
+        analyze_drift.main(["--output_dir", str(tmp_path), "--dataset", "x", "--models", "a=some/model"])

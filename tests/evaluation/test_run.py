@@ -7,10 +7,10 @@ import sys
 
 import pytest
 from datasets import Audio, Dataset, load_dataset
-from evaluate import main
 from peft import LoraConfig, get_peft_model
 
 from tars_trl import load_questions
+from tars_trl.commands.evaluate import main
 from tars_trl.data import journal
 from tars_trl.errors import AudioError, NotLoggedError
 from tars_trl.evaluation import results

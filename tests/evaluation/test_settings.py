@@ -6,10 +6,10 @@ import math
 
 import pytest
 import yaml
-from comparison.arms import ComparisonSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tars_trl.comparison.arms import ComparisonSettings
 from tars_trl.errors import SettingError
 from tars_trl.evaluation import EvaluationSettings
 from tars_trl.settings import parse

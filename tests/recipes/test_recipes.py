@@ -10,10 +10,10 @@ import torch
 import yaml
 from peft import PeftModel
 from run_demo import LAUNCH
-from training import TrainingSettings
 from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from tars_trl import TARSGRPOConfig
+from tars_trl.commands.train import TrainingSettings
 from tars_trl.grpo.behavior import BehaviorEncoder
 from tars_trl.settings import parse
 from tests.conftest import ROOT, check_header, questions

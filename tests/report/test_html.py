@@ -159,7 +159,7 @@ def test_before_and_after_come_from_evaluations(tmp_path):
 
 def test_nothing_pickled_is_read(run, tmp_path, capsys):
     """A crafted `training_args.bin` (or checkpoint file) beside a run's log runs nothing under the recipe."""
-    import report
+    from tars_trl.commands import report
 
     for name in ("training_args.bin", "optimizer.pt", "checkpoint-3/training_args.bin", "evaluation/after/x.bin"):
         (run / name).parent.mkdir(exist_ok=True)

@@ -6,10 +6,10 @@ import random
 
 import pytest
 from analyze_drift import DriftSettings
-from chat import ChatSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tars_trl.commands.chat import ChatSettings
 from tars_trl.errors import SettingError
 from tars_trl.sampling.preferences import PAIRED, Candidate, PreferenceSettings, choose
 from tars_trl.sampling.scores import (

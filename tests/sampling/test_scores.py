@@ -192,7 +192,7 @@ def test_recipe(tiny, tmp_path, capsys):
     processor.save_pretrained(tmp_path / "model")
     (tmp_path / "data").mkdir()
     questions(3).to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
-    import score_questions
+    from tars_trl.commands import score_questions
 
     arguments = ["--model", str(tmp_path / "model"), "--dataset", str(tmp_path / "data"), "--num_samples", "2"]
     arguments += ["--k", "2", "--max_completion_length", "4", "--output_dir", str(tmp_path / "out")]

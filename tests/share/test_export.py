@@ -162,7 +162,6 @@ def test_exports_that_cannot_be_are_refused(run, tmp_path):
     ("settings", "message"),
     [
         ({"push_to": "me/it", "verify": False}, "nothing unchecked is pushed"),
-        ({"dataset": None}, "there is no question to ask"),
         ({"format": "gguf"}, "format='gguf' is not a choice"),
         ({"output_dir": None}, "output_dir is not given"),
     ],
@@ -170,6 +169,11 @@ def test_exports_that_cannot_be_are_refused(run, tmp_path):
 def test_settings_that_cannot_work(settings, message):
     with pytest.raises(SettingError, match=message):
         ExportSettings(**{"checkpoint": "run", "output_dir": "out", "dataset": "questions", **settings})
+
+
+def test_without_questions_nothing_can_be_verified(tmp_path):
+    with pytest.raises(SettingError, match="does not say what it was trained on: there is no question to ask"):
+        export(ExportSettings(str(tmp_path), str(tmp_path / "out")))
 
 
 def test_an_export_names_the_base_it_is_given(tiny, tmp_path, capsys):

@@ -364,7 +364,7 @@ def test_card_says_what_was_dropped_and_nothing_of_the_machine(source, tmp_path)
 
 
 def test_upload_is_private_unless_asked(source, tmp_path, monkeypatch, capsys):
-    import build_dataset
+    from tars_trl.commands import build_dataset
 
     pushed = []
     monkeypatch.setattr("build_dataset.push", lambda *args, **options: pushed.append((args, options)) or "address")
@@ -462,7 +462,7 @@ def test_mmlu_keeps_clips_as_long_as_the_training_takes():
 
 
 def test_recipe_prints_what_was_kept(source, tmp_path, capsys, monkeypatch):
-    import build_dataset
+    from tars_trl.commands import build_dataset
 
     monkeypatch.setattr("build_dataset.push", None)  # nothing is uploaded unless asked
     columns = ["--column_map", "stem=question", "choices.text=options", "answerKey=answer"]
@@ -475,7 +475,7 @@ def test_recipe_prints_what_was_kept(source, tmp_path, capsys, monkeypatch):
 
 def test_a_real_voice_and_a_real_recogniser(tmp_path):
     """Two questions through the command line, with hibari and Whisper: the clear one is kept."""
-    import build_dataset
+    from tars_trl.commands import build_dataset
 
     questions = [("What planet is the third from the sun?", ["mars", "earth"]), ("Zyxq gnarf vlotz?", ["qwrt", "xzk"])]
     rows = [{"question": text, "options": options, "answer": "B"} for text, options in questions]

@@ -6,19 +6,19 @@ import json
 import random
 from pathlib import Path
 
-import comparison.arms as arms
 import pytest
 import safetensors.torch
 import torch
 import yaml
 from compare import main
-from comparison.arms import METHODS, ComparisonSettings, plan_runs
-from comparison.table import BASE, Measured, make_rows, markdown, mean_interval, plot_arms, write_csv
-from evaluate import main as evaluate_main
 from peft import LoraConfig, get_peft_model
-from training import TrainingSettings
 
+import tars_trl.comparison.arms as arms
 from tars_trl import TARSGRPOConfig
+from tars_trl.commands.evaluate import main as evaluate_main
+from tars_trl.commands.train import TrainingSettings
+from tars_trl.comparison.arms import METHODS, ComparisonSettings, plan_runs
+from tars_trl.comparison.table import BASE, Measured, make_rows, markdown, mean_interval, plot_arms, write_csv
 from tars_trl.errors import SettingError
 from tars_trl.evaluation.metrics import wilson_interval
 from tars_trl.evaluation.results import read_pair, read_samples
@@ -50,8 +50,8 @@ def short(path: Path) -> str:
 @pytest.mark.parametrize("path", FILES, ids=short)
 def test_header(path):
     """What it is, hardware, launch line and override line; the launch line names files that exist."""
-    scripts = {"compare": "compare.py", "preferences": "build_preferences.py", **METHODS}
-    check_header(path, scripts[path.stem.partition("_")[0]])
+    scripts = {"compare": "compare.py", "preferences": "build_preferences.py", "sft": "sft.py", "dpo": "dpo.py"}
+    check_header(path, scripts.get(path.stem.partition("_")[0], "tars_qwen_omni.py"))
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.stem in NAMES], ids=short)
@@ -86,7 +86,7 @@ def test_comparison_lists_every_arm(size, monkeypatch, capsys):
     assert len(lines) == len(seeds) * len(NAMES)
     for line, name in zip(lines, NAMES * len(seeds), strict=True):
         assert f"/{size}/{name}.yaml" in line and line.endswith("--max_steps 3")
-        assert METHODS[name.partition("_")[0]] in line
+        assert f"commands.{METHODS[name.partition('_')[0]]} " in line
 
 
 def test_base_of_a_file(tmp_path):
@@ -211,9 +211,9 @@ def trained(parts, tiny, monkeypatch):
     made = []
 
     def finish(command):
-        if command[2].endswith("evaluate.py"):
+        if command[3] == "tars_trl.commands.evaluate":
             made.append(f"evaluated {Path(command[-1]).parent.name}")
-            return evaluate_main(command[3:])
+            return evaluate_main(command[4:])
         folder = Path(command[command.index("--output_dir") + 1])
         torch.manual_seed(0)
         config = LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
@@ -303,18 +303,18 @@ def test_what_cannot_be_compared_is_refused(parts):
     folder, _ = parts
     arm = folder / "sft.yaml"
     with pytest.raises(ValueError, match="two have the same name"):
-        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm), str(arm)]), ROOT)
+        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm), str(arm)]))
     (folder / "tars.yaml").write_text("model: another/one\n")
     with pytest.raises(ValueError, match="different models"):
-        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm), str(folder / "tars.yaml")]), ROOT)
+        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm), str(folder / "tars.yaml")]))
     (folder / "best.yaml").write_text("")
     with pytest.raises(ValueError, match=r"'best', is no method.*such as grpo_best\.yaml"):
-        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(folder / "best.yaml")]), ROOT)
-    (run,) = plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm.rename(folder / "dpo_x.yaml"))], seeds=[0]), ROOT)
-    assert run.command[2].endswith("dpo.py")
+        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(folder / "best.yaml")]))
+    (run,) = plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm.rename(folder / "dpo_x.yaml"))], seeds=[0]))
+    assert run.command[2:4] == ["-m", "tars_trl.commands.dpo"]
     arm.write_text("dataset: runs/not/there\n")
-    with pytest.raises(ValueError, match=r"Build it with recipes/build_preferences\.py"):
-        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm)]), ROOT)
+    with pytest.raises(ValueError, match=r"Build it with build-preferences"):
+        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm)]))
 
 
 @pytest.mark.slow

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tars_trl.data.prompts import MODALITIES
-from tars_trl.evaluation.metrics import Interval, bootstrap_interval, wilson_interval
-from tars_trl.evaluation.results import read_results, read_samples
+from ..data.prompts import MODALITIES
+from ..evaluation.metrics import Interval, bootstrap_interval, wilson_interval
+from ..evaluation.results import read_results, read_samples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +100,7 @@ def _row(arm: str, models: Sequence[Measured], reference: float, seed: int) -> T
     figures |= {"gap": figures["text"] - figures["speech"], "gap_low": ends[0], "gap_high": ends[1]}
     figures["mrr"] = figures["speech"] / reference if reference else None
     times = [model.train_seconds for model in models if model.train_seconds is not None]
-    percent = {name: value if value is None else 100 * value for name, value in figures.items()}
+    percent: dict[str, Any] = {name: value if value is None else 100 * value for name, value in figures.items()}
     return TableRow(arm, len(models), minutes=mean(times) / 60 if times else None, **percent)
 
 
@@ -153,7 +153,7 @@ def plot_arms(rows: Sequence[TableRow], measured: Mapping[str, Sequence[Measured
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from tars_trl.report.plots import COLORS, MARKERS
+    from ..report.plots import COLORS, MARKERS
 
     figure = Figure(figsize=(7.5, 1.2 + 0.45 * len(rows)), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

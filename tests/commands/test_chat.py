@@ -1,4 +1,4 @@
-"""`recipes/chat.py`: a question from a file, in writing, or both."""
+"""`tars-trl chat`: a question from a file, in writing, or both."""
 
 import importlib
 import json
@@ -6,13 +6,15 @@ import re
 import shutil
 
 import pytest
-from chat import main, side_by_side
 
+from tars_trl.commands.chat import main, side_by_side
 from tars_trl.data import build_prompt
 from tars_trl.errors import SettingError
 from tars_trl.models.loading import load_speech_llm
 from tars_trl.sampling.complete import complete
-from tests.conftest import question
+from tests.conftest import ROOT, question
+
+DEMO = str(ROOT / "recipes" / "demo" / "questions")
 
 
 @pytest.fixture
@@ -70,10 +72,21 @@ def test_the_revision_of_the_model_is_asked_for(monkeypatch, tmp_path, recipe):
     monkeypatch.setattr("tars_trl.sampling.shared.load_speech_llm", loaded)
     more = {
         "chat": ["--model", "some/model", "--text", "One?"],
-        "analyze_drift": ["--models", "base=some/model", "--limit", "1", "--output_dir", str(tmp_path)],
+        "analyze_drift": [
+            "--models",
+            "base=some/model",
+            "--dataset",
+            DEMO,
+            "--split",
+            "test",
+            "--limit",
+            "1",
+            "--output_dir",
+            str(tmp_path),
+        ],
     }
     with pytest.raises(LookupError, match="abc"):
-        importlib.import_module(recipe).main(["--model_revision", "abc", *more[recipe]])
+        importlib.import_module(f"tars_trl.commands.{recipe}").main(["--model_revision", "abc", *more[recipe]])
 
 
 @pytest.mark.parametrize(("trained", "said"), [("Think.", "'Think.'"), (None, "No system prompt, as for")])

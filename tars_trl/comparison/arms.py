@@ -1,6 +1,6 @@
 """Running a comparison of arms: which commands train and evaluate them, and what is done already.
 
-An arm is a YAML file of a training recipe; the first word of its name says which one (`METHODS`). A run is an arm with
+An arm is a YAML file of a training command; the first word of its name says which one (`METHODS`). A run is an arm with
 a seed; its folder holds `arm.json` (what it is made with, written before it trains), what its training leaves, and the
 files of its evaluation under `evaluation/`.
 """
@@ -12,22 +12,21 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from tars_trl.errors import SettingError
-from tars_trl.evaluation import EvaluationSettings
-from tars_trl.evaluation.run import find_evaluation
-from tars_trl.grpo.resuming import last_checkpoint
-from tars_trl.models.loading import identity
-from tars_trl.record import command_line
-from tars_trl.settings import Settings, read_settings, setting
-
+from ..errors import SettingError
+from ..evaluation import EvaluationSettings
+from ..evaluation.run import find_evaluation
+from ..grpo.resuming import last_checkpoint
+from ..models.loading import identity
+from ..record import command_line
+from ..settings import Settings, read_settings, setting
 from .table import BASE, Measured, make_rows, markdown, plot_arms, write_csv
 
-METHODS = {"sft": "sft.py", "dpo": "dpo.py", "grpo": "tars_qwen_omni.py", "tars": "tars_qwen_omni.py"}
-"""Training recipe by the first word of an arm's file name, such as dpo of dpo_margin.yaml. The last one trains any of
-the architectures."""
+METHODS = {"sft": "sft", "dpo": "dpo", "grpo": "train", "tars": "train"}
+"""Training command by the first word of an arm's file name, such as dpo of dpo_margin.yaml."""
 
 
 @dataclass
@@ -38,7 +37,7 @@ class ComparisonSettings(Settings):
     seeds: list[int] = setting([0, 1, 2], "Each arm is trained with each of these.", least=0)
     output_dir: str = setting("runs/compare", "Folder of the runs and of the table.")
     task: str | None = setting(
-        None, "Held-out questions: one task as recipes/evaluate.py takes it, such as NAME=PATH.", required=True
+        None, "Held-out questions: one task as `evaluate` takes it, such as NAME=PATH.", required=True
     )
     limit: float | None = setting(
         None, "Ask this many of them only, the same ones of every run; a number below 1 is a share of them.", above=0
@@ -60,8 +59,8 @@ class Run:
     command: list[str]
 
 
-def plan_runs(settings: ComparisonSettings, recipes: Path) -> list[Run]:
-    """All runs, seed by seed; `recipes` is the folder of the training scripts.
+def plan_runs(settings: ComparisonSettings) -> list[Run]:
+    """All runs, seed by seed.
 
     Raises:
         SettingError: arms of different models, of the same name, of an unknown method, or without their data.
@@ -73,7 +72,7 @@ def plan_runs(settings: ComparisonSettings, recipes: Path) -> list[Run]:
     for arm, method in methods.items():
         if method not in METHODS:
             raise SettingError(
-                f"{arm}: the first word of its name, {method!r}, is no method, so nothing says which recipe trains it. "
+                f"{arm}: the first word of its name, {method!r}, is no method, so nothing says what trains it. "
                 f"Let the name begin with one of {', '.join(METHODS)}, such as grpo_{arm.name}."
             )
     models = {arm.stem: read_settings(arm).get("model") for arm in arms}
@@ -84,18 +83,20 @@ def plan_runs(settings: ComparisonSettings, recipes: Path) -> list[Run]:
     for arm in arms:
         data = str(read_settings(arm).get("dataset", ""))
         if len(Path(data).parts) > 2 and not Path(data).exists() and not settings.dry_run:
-            raise SettingError(
-                f"{arm}: its data set {data} does not exist. Build it with recipes/build_preferences.py."
-            )
+            raise SettingError(f"{arm}: its data set {data} does not exist. Build it with build-preferences.")
     runs = []
     for seed in settings.seeds:
         for arm in arms:
             folder = Path(settings.output_dir) / f"{arm.stem}-seed{seed}"
-            script = recipes / METHODS[methods[arm]]
-            command = [*shlex.split(settings.launch), str(script), "--config", str(arm), "--seed", str(seed)]
-            command += ["--output_dir", str(folder), "--resume_from_checkpoint", "last"]
+            command = [*shlex.split(settings.launch), *module_words(METHODS[methods[arm]]), "--config", str(arm)]
+            command += ["--seed", str(seed), "--output_dir", str(folder), "--resume_from_checkpoint", "last"]
             runs.append(Run(arm, seed, folder, [*command, *shlex.split(settings.overrides)]))
     return runs
+
+
+def module_words(command: str) -> list[str]:
+    """How `accelerate launch` is told to run one of this package's commands."""
+    return ["-m", f"tars_trl.commands.{command}"]
 
 
 def launch(command: list[str]) -> None:
@@ -139,7 +140,7 @@ def train(run: Run, settings: ComparisonSettings) -> float | None:
     return next(float(entry["train_runtime"]) for entry in reversed(history) if "train_runtime" in entry)
 
 
-def measure(folder: Path, arm: Path, settings: ComparisonSettings, recipes: Path) -> Path:
+def measure(folder: Path, arm: Path, settings: ComparisonSettings) -> Path:
     """Evaluate the run in `folder`, or in a folder called `BASE` the untrained model that `arm` names, if need be.
 
     Returns:
@@ -147,7 +148,7 @@ def measure(folder: Path, arm: Path, settings: ComparisonSettings, recipes: Path
     """
     own = read_settings(arm)
     is_trained, is_adapter = folder.name != BASE, (folder / ADAPTER_CONFIG_NAME).is_file()
-    asked = {
+    asked: dict[str, Any] = {
         "model": str(folder) if is_trained and not is_adapter else str(own["model"]),
         "adapter": str(folder) if is_adapter else None,
         "model_revision": own.get("model_revision") if is_adapter or not is_trained else None,
@@ -162,7 +163,7 @@ def measure(folder: Path, arm: Path, settings: ComparisonSettings, recipes: Path
     results = find_evaluation(evaluation)
     if results is None:
         words = [word for name, value in asked.items() if value is not None for word in (f"--{name}", str(value))]
-        launch([*shlex.split(settings.launch), str(recipes / "evaluate.py"), *words])
+        launch([*shlex.split(settings.launch), *module_words("evaluate"), *words])
         results = find_evaluation(evaluation)
     assert results is not None, f"{folder}: the evaluation that just ended left no results file of its own."
     return results
