@@ -16,9 +16,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tars_trl import load_questions
+from tars_trl import EvaluationSettings, evaluate, load_questions
 from tars_trl.errors import SettingError
-from tars_trl.evaluation import EvaluationSettings, evaluate
+from tars_trl.evaluation.metrics import with_interval
 from tars_trl.evaluation.results import read_pair
 from tars_trl.report import plots
 from tars_trl.report.frames import completions_frame, load_run, reward_columns
@@ -89,16 +89,11 @@ def leave_question(folder: Path) -> None:
 
 
 def table_row(name: str, pair: dict) -> str:
-    """One row of the table that the demo prints."""
-    cells = []
-    for modality in ("speech", "text"):
-        low, high = (100 * end for end in pair[f"{modality}_interval"])
-        cells.append(f"{100 * pair[f'{modality}_accuracy']:5.1f} [{low:.1f}, {high:.1f}]")
-    return f"{name:<8}{cells[0]:>22}{cells[1]:>22}{100 * pair['gap']:>8.1f}{pair['recovery']:>13.1f}"
+    speech, text = (with_interval(pair[f"{form}_accuracy"], pair[f"{form}_interval"]) for form in ("speech", "text"))
+    return f"{name:<8}{speech:>22}{text:>22}{100 * pair['gap']:>8.1f}{pair['recovery']:>13.1f}"
 
 
 def main(args: list[str] | None = None) -> None:
-    """Before, training, after, report."""
     (settings,) = parse(DemoSettings, args=args, description=__doc__)
     folder = Path(settings.output_dir)
     overwrite = settings.overwrite_output_dir

@@ -25,42 +25,27 @@ _PLACES = {
     "PublishCallback": "share.publishing",
     "write_report": "report.html",
 }
-__all__ = [
-    "EvaluationCallback",
-    "EvaluationSettings",
-    "PublishCallback",
-    "SpeechDPOConfig",
-    "SpeechDPOTrainer",
-    "SpeechSFTConfig",
-    "SpeechSFTTrainer",
-    "TARSGRPOConfig",
-    "TARSGRPOTrainer",
-    "accuracy_reward",
-    "complete",
-    "evaluate",
-    "format_reward",
-    "last_checkpoint",
-    "load_audio",
-    "load_questions",
-    "load_speech_llm",
-    "write_report",
-]
+__all__ = list(_PLACES)
 
 if TYPE_CHECKING:
-    from .config import TARSGRPOConfig
-    from .data.audio import load_audio
-    from .data.questions import load_questions
-    from .evaluation.callback import EvaluationCallback
-    from .evaluation.run import evaluate
-    from .evaluation.settings import EvaluationSettings
-    from .grpo.resuming import last_checkpoint
-    from .grpo.rewards import accuracy_reward, format_reward
-    from .models.loading import load_speech_llm
-    from .report.html import write_report
-    from .sampling.complete import complete
-    from .share.publishing import PublishCallback
-    from .supervised import SpeechDPOConfig, SpeechDPOTrainer, SpeechSFTConfig, SpeechSFTTrainer
-    from .trainer import TARSGRPOTrainer
+    from .config import TARSGRPOConfig as TARSGRPOConfig
+    from .data.audio import load_audio as load_audio
+    from .data.questions import load_questions as load_questions
+    from .evaluation.callback import EvaluationCallback as EvaluationCallback
+    from .evaluation.run import evaluate as evaluate
+    from .evaluation.settings import EvaluationSettings as EvaluationSettings
+    from .grpo.resuming import last_checkpoint as last_checkpoint
+    from .grpo.rewards import accuracy_reward as accuracy_reward
+    from .grpo.rewards import format_reward as format_reward
+    from .models.loading import load_speech_llm as load_speech_llm
+    from .report.html import write_report as write_report
+    from .sampling.complete import complete as complete
+    from .share.publishing import PublishCallback as PublishCallback
+    from .supervised import SpeechDPOConfig as SpeechDPOConfig
+    from .supervised import SpeechDPOTrainer as SpeechDPOTrainer
+    from .supervised import SpeechSFTConfig as SpeechSFTConfig
+    from .supervised import SpeechSFTTrainer as SpeechSFTTrainer
+    from .trainer import TARSGRPOTrainer as TARSGRPOTrainer
 
 
 def __getattr__(name: str) -> Any:

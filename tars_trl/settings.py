@@ -82,7 +82,7 @@ def check(settings: Any, inherited: dict[str, Rule] | None = None) -> None:
             if inherited and name in inherited and value is not None:
                 _check_value(name, value, inherited[name])
             continue
-        if typing.get_origin(_without_none(hints[name])) is list and isinstance(value, str | list):
+        if fits([], hints[name]) and isinstance(value, str | list):
             value = _listed(value)
             setattr(settings, name, value)
         if rule.required and (value is None or value in ("", [])):
@@ -111,13 +111,6 @@ def _listed(value: str | list) -> list:
     parts = [value] if isinstance(value, str) else value
     split = [part.split(",") if isinstance(part, str) else [part] for part in parts]
     return [item.strip() if isinstance(item, str) else item for items in split for item in items if item != ""]
-
-
-def _without_none(hint: Any) -> Any:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        options = [option for option in typing.get_args(hint) if option is not types.NoneType]
-        return options[0] if len(options) == 1 else hint
-    return hint
 
 
 def _in_words(hint: Any) -> str:
@@ -202,7 +195,7 @@ def parse(*classes: type, args: Sequence[str] | None = None, description: str | 
                 f"{message[0].upper()}{message[1:]}. Correct the command line; --help lists what it takes."
             )
 
-    given = [part for arg in (sys.argv[1:] if args is None else args) for part in _split_equals(arg)]
+    words = [part for arg in (sys.argv[1:] if args is None else args) for part in arg.split("=", arg.startswith("--"))]
     names = [described.name for cls in classes for described in dataclasses.fields(cls) if described.init]
     titles, order = _help_groups(classes)
     parser = Parser(
@@ -214,16 +207,16 @@ def parse(*classes: type, args: Sequence[str] | None = None, description: str | 
         conflict_handler="resolve",
     )
     positional = [d.name for cls in classes for d in dataclasses.fields(cls) if d.metadata.get("positional")]
-    if positional and given and not given[0].startswith("-"):
-        given.insert(0, f"--{positional[0]}")
-    while "--config" in given[:-1]:
-        place = given.index("--config")
-        path = given[place + 1]
+    if positional and words and not words[0].startswith("-"):
+        words.insert(0, f"--{positional[0]}")
+    while "--config" in words[:-1]:
+        place = words.index("--config")
+        path = words[place + 1]
         values = read_settings(path)
         _check_types(values, classes, path)
         parser.set_defaults_with_config(**values)
-        del given[place : place + 2]
-    for word in given:
+        del words[place : place + 2]
+    for word in words:
         name = word[2:].replace("-", "_")
         # A word with a space in it is a value, such as the arguments of another command.
         if (
@@ -232,10 +225,10 @@ def parse(*classes: type, args: Sequence[str] | None = None, description: str | 
             and not {name, name.removeprefix("no_")} & {*names, "help", "config"}
         ):
             raise SettingError(f"{word}: there is no such setting here. {_nearest(name, names)}")
-    *made, remaining = parser.parse_args_into_dataclasses(args=given, return_remaining_strings=True)
+    *instances, remaining = parser.parse_args_into_dataclasses(args=words, return_remaining_strings=True)
     if remaining:
         raise SettingError(f"{remaining[0]!r} belongs to no setting. Write --name value; --help lists the names.")
-    return tuple(made)
+    return tuple(instances)
 
 
 def _help_groups(classes: Sequence[type]) -> tuple[dict[str, str], list[str]]:
@@ -287,10 +280,6 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         below = below.parent / base
         if below.resolve() in seen:
             raise SettingError(f"{path}: its base {base} leads back to itself. Name a file that ends the chain.")
-
-
-def _split_equals(arg: str) -> list[str]:
-    return arg.split("=", 1) if arg.startswith("--") and "=" in arg else [arg]
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
@@ -407,3 +396,11 @@ class DecodingSettings(Settings):
     top_k: int = setting(0, "Most likely tokens to sample from; 0: all.", least=0)
     repetition_penalty: float = setting(1.0, "Penalty on tokens that occurred before; 1: none.", above=0)
     seed: int = setting(0, "Of every draw: questions, samples, resamples.", least=0)
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """How completions are decoded, under transformers' names."""
+        decoding = {"do_sample": self.temperature > 0, "repetition_penalty": self.repetition_penalty}
+        if self.temperature > 0:
+            decoding |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        return decoding

@@ -69,7 +69,6 @@ class DemoQuestions(Settings):
 
 
 def main(args: list[str] | None = None) -> None:
-    """Speak both parts and write them."""
     (settings,) = parse(DemoQuestions, args=args, description=__doc__)
     voices.check()
     folder = Path(settings.output_dir)

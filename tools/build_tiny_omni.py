@@ -148,7 +148,6 @@ class TinyOmni(Settings):
 
 
 def main(args: list[str] | None = None) -> None:
-    """Train in writing, speak, train in speech, save and measure."""
     (settings,) = parse(TinyOmni, args=args, description=__doc__)
     voices.check()
     cache, output = Path(settings.cache).expanduser(), Path(settings.output_dir)

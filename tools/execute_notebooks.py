@@ -46,7 +46,6 @@ def execute(notebook: Path, output_file: Path) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Execute the notebooks on one run."""
     (settings,) = parse(NotebookSettings, args=args, description=__doc__)
     os.environ["TARS_RUN"] = os.path.relpath(settings.run, NOTEBOOKS)
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):

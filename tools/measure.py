@@ -54,7 +54,6 @@ class Measured(Settings):
 
 
 def main(args: list[str] | None = None) -> None:
-    """Measure and print."""
     (settings,) = parse(Measured, args=args, description=__doc__)
     print(json.dumps(measure(settings.model, pq.read_table(settings.questions).to_pylist()), indent=2))
 

@@ -9,6 +9,9 @@ import itertools
 import random
 from dataclasses import dataclass
 
+from tars_trl.data.prompts import written_prompt
+from tars_trl.data.schema import build_prompt
+
 NUMBERS = [
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
@@ -50,7 +53,7 @@ class Question:
     def work(self) -> str:
         """The sum, one step after the other."""
         a, b, c = self.terms
-        middle = _middle(self.terms, self.signs)
+        middle = value((a, b), self.signs)
         first = f"{NUMBERS[a]} {WORDS[self.signs[0]]} {NUMBERS[b]} is {NUMBERS[middle]}."
         return f"{first} {NUMBERS[middle]} {WORDS[self.signs[1]]} {NUMBERS[c]} is {NUMBERS[self.result]}."
 
@@ -65,20 +68,15 @@ class Question:
         return f"<think>{thought}</think><answer>The answer is {LETTERS[self.answer_index]}.</answer>"
 
 
-def _middle(terms: tuple[int, int, int], signs: tuple[int, int]) -> int:
-    return terms[0] + signs[0] * terms[1]
-
-
-def value(terms: tuple[int, int, int], signs: tuple[int, int]) -> int:
-    return _middle(terms, signs) + signs[1] * terms[2]
+def value(terms: tuple[int, ...], signs: tuple[int, int]) -> int:
+    """Of a sum, or of its first two terms."""
+    return terms[0] + sum(sign * term for sign, term in zip(signs, terms[1:], strict=False))
 
 
 def expressions() -> list[Expression]:
     """Every sum of three digits from 1 to 9 that never leaves 0 to 20."""
     every = itertools.product(itertools.product(range(1, 10), repeat=3), itertools.product((1, -1), repeat=2))
-    return [
-        (terms, signs) for terms, signs in every if terms[0] + signs[0] * terms[1] >= 0 <= value(terms, signs) <= 20
-    ]
+    return [(terms, signs) for terms, signs in every if value(terms[:2], signs) >= 0 <= value(terms, signs) <= 20]
 
 
 def split_expressions(seed: int = 0) -> dict[str, list[Expression]]:
@@ -103,8 +101,5 @@ def draw_question(expression: Expression, rng: random.Random) -> Question:
 
 
 def messages(question: Question) -> list[dict]:
-    """The conversation in its written form; the trainer puts audio in the place of the user's first text part."""
-    return [
-        {"role": "system", "content": [{"type": "text", "text": SYSTEM_PROMPT}]},
-        {"role": "user", "content": [{"type": "text", "text": question.written()}]},
-    ]
+    """The conversation in its written form, every content a list of parts."""
+    return written_prompt(build_prompt(question.written(), SYSTEM_PROMPT))

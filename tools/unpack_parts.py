@@ -110,7 +110,6 @@ class Parts(Settings):
 
 
 def main(args: list[str] | None = None) -> None:
-    """Unpack the parts that are named."""
     (settings,) = parse(Parts, args=args, description=__doc__)
     for name in settings.parts:
         PARTS[name](Path(settings.folder))

@@ -15,8 +15,10 @@ from typing import Any
 
 from accelerate import PartialState
 
-from ..evaluation import EvaluationSettings, evaluate
+from ..evaluation.metrics import with_interval
 from ..evaluation.results import paired_difference, read_results
+from ..evaluation.run import evaluate
+from ..evaluation.settings import EvaluationSettings
 from ..evaluation.tasks import task_table
 from ..settings import parse, run
 
@@ -27,7 +29,7 @@ def result_table(content: dict[str, Any]) -> str:
     for name, figures in content["results"].items():
         accuracy = ""
         if "acc,none" in figures:
-            accuracy = _interval(figures["acc,none"], (figures["acc_ci_low,none"], figures["acc_ci_high,none"]))
+            accuracy = with_interval(figures["acc,none"], [figures[f"acc_ci_{end},none"] for end in ("low", "high")])
         wer, missing = (
             f"{100 * figures[key]:.1f}" if key in figures else "" for key in ("wer,none", "extraction_failure,none")
         )
@@ -39,7 +41,7 @@ def result_table(content: dict[str, Any]) -> str:
         rates = "recovery " + ("undefined" if pair["recovery"] is None else f"{pair['recovery']:.1f} % of own text")
         if pair["mrr"] is not None:
             rates += f", MRR {pair['mrr']:.1f} % of the base model's text ({pair['reference_accuracy']:.2f} %)"
-        lines.append(f"{name}: gap {_interval(pair['gap'], pair['gap_interval'], ' points')}, {test}, {rates}")
+        lines.append(f"{name}: gap {with_interval(pair['gap'], pair['gap_interval'], ' points')}, {test}, {rates}")
     return "\n".join(lines)
 
 
@@ -56,10 +58,6 @@ def comparison_table(table: dict[str, Any]) -> str:
         if row["only_in_one"]:
             lines.append(f"  {row['only_in_one']} questions that only one of the two answered are left out")
     return "\n".join(lines)
-
-
-def _interval(share: float, ends: tuple[float, float], unit: str = "") -> str:
-    return f"{100 * share:.1f}{unit} [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
 
 
 def main(args: list[str] | None = None) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 from ..errors import SettingError
-from ..evaluation import EvaluationSettings
 from ..evaluation.run import find_evaluation
+from ..evaluation.settings import EvaluationSettings
 from ..grpo.resuming import last_checkpoint
 from ..models.loading import identity
 from ..record import command_line

@@ -72,7 +72,7 @@ def check_audio(
         if name not in dataset.column_names:
             raise SettingError(
                 f"The data set has the columns {dataset.column_names}: without {name!r} its audio cannot be checked by "
-                f"row. Rename a column, or load it with tars_trl.data.load_questions(..., column_map=...)."
+                f"row. Rename a column, or load it with tars_trl.load_questions(..., column_map=...)."
             )
     dataset = undecoded(dataset)
     state = PartialState() if together and torch.distributed.is_initialized() else None

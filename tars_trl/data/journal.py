@@ -32,11 +32,11 @@ def rows_digest(rows: Dataset, with_audio: bool) -> str:
     digest = []
     for row in rows.with_format(None):
         names = ("key", "prompt", "options", "answer_index", "reference")
-        asked: dict[str, Any] = {name: row.get(name) for name in names}
+        fields: dict[str, Any] = {name: row.get(name) for name in names}
         if with_audio:
             audio = row["audio"] or {}
-            asked["audio"] = audio.get("path") if audio.get("bytes") is None else audio["bytes"].hex()
-        digest.append(sha256(asked))
+            fields["audio"] = audio.get("path") if audio.get("bytes") is None else audio["bytes"].hex()
+        digest.append(sha256(fields))
     return sha256("".join(digest))
 
 

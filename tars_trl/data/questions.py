@@ -1,7 +1,5 @@
 """Questions from local folders, files and the hub, converted to the row schema of `tars_trl.data.schema`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,7 +77,7 @@ def load_questions(
         _check_kinds(dataset)
         if not audio_anywhere:
             _check_paths(dataset, Path(path_or_id).expanduser())
-        dataset = _with_columns(dataset, _convert(dataset, split, system_prompt, instruction))
+        dataset = with_columns(dataset, _convert(dataset, split, system_prompt, instruction))
         check_rows(dataset, strict=strict)
     except QuestionError as error:
         raise QuestionError(f"{path_or_id}, split {split!r}: {error}") from error
@@ -119,11 +117,11 @@ _CONVERTED_FROM = (
 def _rename(dataset: Dataset, column_map: Mapping[str, str]) -> Dataset:
     # "choices.text" is a field of the column "choices" (ARC, OpenBookQA): such columns, and no others, are taken apart.
     fields = [name for name in column_map if "." in name and name not in dataset.column_names]
-    named = [name for name in {field.partition(".")[0]: None for field in fields} if name in dataset.column_names]
-    if named:
-        apart = dataset.select_columns(named).flatten(max_depth=1 + max(field.count(".") for field in fields))
-        kept = [name for name in dataset.column_names if name not in named]
-        dataset = concatenate_datasets([dataset.select_columns(kept), apart], axis=1) if kept else apart
+    nested = [name for name in {field.partition(".")[0]: None for field in fields} if name in dataset.column_names]
+    if nested:
+        apart = dataset.select_columns(nested).flatten(max_depth=1 + max(field.count(".") for field in fields))
+        others = [name for name in dataset.column_names if name not in nested]
+        dataset = concatenate_datasets([dataset.select_columns(others), apart], axis=1) if others else apart
     unknown = [name for name in column_map if name not in dataset.column_names]
     if unknown:
         raise QuestionError(f"column_map names {unknown}: the data set has {dataset.column_names}. Correct the names.")
@@ -151,7 +149,7 @@ def _add_audio(dataset: Dataset, required: bool) -> Dataset:
             f"The data set has the columns {dataset.column_names}: there is no audio. Name its column with "
             "column_map={'theirs': 'audio'}, or pass audio_required=False for a run without speech."
         )
-    return undecoded(_with_columns(dataset, {"audio": [None] * len(dataset)}))
+    return undecoded(with_columns(dataset, {"audio": [None] * len(dataset)}))
 
 
 def _check_paths(dataset: Dataset, source: Path) -> None:
@@ -221,7 +219,7 @@ def _has_equal_names(kind: pa.DataType) -> bool:
     return twice or any(_has_equal_names(field.type) for field in inside)
 
 
-def _with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:
+def with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:
     """`dataset` with these columns replaced or added. Only they are held in memory; nothing is written to disk."""
     if not columns:
         return dataset
@@ -230,8 +228,8 @@ def _with_columns(dataset: Dataset, columns: dict[str, list]) -> Dataset:
     fixed |= {"key": text, "question": text}
     added = Dataset.from_dict(columns)
     added = added.cast(Features({name: fixed.get(name, feature) for name, feature in added.features.items()}))
-    kept = [name for name in dataset.column_names if name not in columns]
-    return concatenate_datasets([dataset.select_columns(kept), added], axis=1)
+    others = [name for name in dataset.column_names if name not in columns]
+    return concatenate_datasets([dataset.select_columns(others), added], axis=1)
 
 
 def _convert(dataset: Dataset, split: str, system_prompt: str | None, instruction: str | None) -> dict[str, list]:
@@ -253,9 +251,9 @@ def _convert(dataset: Dataset, split: str, system_prompt: str | None, instructio
     system_prompt = SYSTEM_PROMPT if system_prompt is None else system_prompt
     rows = []
     for index, row in enumerate(text):
-        given = {name: None if is_missing(value) else value for name, value in row.items()}
-        key = next((str(given[name]) for name in ("key", "question_id", "id") if given.get(name) is not None), None)
-        rows.append(_question_row(given, key or f"{split}-{index:06d}", system_prompt, instruction))
+        values = {name: None if is_missing(value) else value for name, value in row.items()}
+        key = next((str(values[name]) for name in ("key", "question_id", "id") if values.get(name) is not None), None)
+        rows.append(_question_row(values, key or f"{split}-{index:06d}", system_prompt, instruction))
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 

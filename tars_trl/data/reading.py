@@ -1,7 +1,5 @@
 """Rows as they are written in folders, files and on the hub; whatever cannot be read is told by file, row and field."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

@@ -16,8 +16,6 @@ first text part, in which case later parts are an instruction that stays written
 by the trainer, which puts the audio in the place of that text.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -80,14 +78,14 @@ def spoken_text(prompt: Sequence[Mapping]) -> str:
     if content is None:
         roles = [message["role"] for message in prompt]
         raise QuestionError(f"a prompt with the roles {roles}: there is no user turn to speak. Add one.")
-    parts = [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+    parts = [content] if isinstance(content, str) else [p["text"] for p in content if p.get("type", "text") == "text"]
     if not parts or not (parts[0] or "").strip():
         raise QuestionError("the last user turn holds no text: there is nothing to speak. Write the question there.")
     return parts[0]
 
 
 def check_rows(
-    dataset: Dataset,
+    dataset: "Dataset",
     *,
     required: Sequence[str] = COLUMNS,
     strict: bool = True,
@@ -111,7 +109,7 @@ def check_rows(
     if missing:
         raise QuestionError(
             f"The data set has the columns {dataset.column_names}: {missing} of the question schema are missing. "
-            "Rename columns with column_map={'theirs': 'ours'}, or convert the rows with tars_trl.data.load_questions."
+            "Rename columns with column_map={'theirs': 'ours'}, or convert the rows with tars_trl.load_questions."
         )
     problems: list[str] = []
     seen: set[str] = set()
@@ -174,8 +172,8 @@ def _prompt_problems(prompt: Any, placeholders: Collection[str]) -> list[str]:
                     f"{part!r:.200} is no part with text. The clip belongs into the audio column, and the trainer puts "
                     "it in its place"
                 ]
-            found = CONTROL.search(part["text"])
-            media = found[0] if found else next((text for text in placeholders if text in part["text"]), None)
+            control = CONTROL.search(part["text"])
+            media = control[0] if control else next((text for text in placeholders if text in part["text"]), None)
             if media is not None:
                 return [f"{media!r} in the {turn['role']} turn is no text to the model. Write it in other words"]
     try:

@@ -31,6 +31,6 @@ def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
 
 def names_reference(reference: str, hypothesis: str) -> bool:
     """Whether the words of the reference stand in the hypothesis, in a row, after normalisation; an empty one never."""
-    wanted, given = normalized_words(reference), normalized_words(hypothesis)
+    wanted, heard = normalized_words(reference), normalized_words(hypothesis)
     width = len(wanted)
-    return width > 0 and any(given[start : start + width] == wanted for start in range(len(given) - width + 1))
+    return width > 0 and any(heard[start : start + width] == wanted for start in range(len(heard) - width + 1))

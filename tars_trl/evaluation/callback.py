@@ -1,7 +1,5 @@
 """The gap as a measured curve: greedy accuracy in both modalities while a model trains."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,12 +69,10 @@ class EvaluationCallback(TrainerCallback):
             self._log(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Every `steps` steps."""
         if state.global_step % self.steps == 0:
             self._log(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The end point."""
         if state.global_step != self._measured_at:
             self._log(state.global_step)
 
@@ -106,10 +102,10 @@ class EvaluationCallback(TrainerCallback):
             trainer.model_wrapped, accelerator, gradient_checkpointing_kwargs=checkpointing
         ) as model:
             completions = complete(model, trainer.processing_class, rows, modality, seed=args.seed, **options)
-            for row, done in zip(rows, completions, strict=True):
-                chosen = extract_strict(done.text, row["options"])
+            for row, completion in zip(rows, completions, strict=True):
+                chosen = extract_strict(completion.text, row["options"])
                 counts = {"accuracy": chosen == row["answer_index"], "unreadable": chosen is None}
-                answers.append({**counts, "clipped": done.truncated, "tokens": done.tokens})
+                answers.append({**counts, "clipped": completion.truncated, "tokens": completion.tokens})
         return answers
 
     def _log(self, step: int) -> None:

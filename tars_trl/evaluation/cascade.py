@@ -3,15 +3,14 @@
 `cascade` takes them from a file or a speech recognition model; `self_cascade` lets the model transcribe, then answer.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data import build_prompt
-from ..data.prompts import written_prompt
+from ..data.prompts import replace_question
+from ..data.schema import text_part
 from ..errors import SettingError
 from ..sampling.complete import complete
 from ..speaking.recognition import Transcriber
@@ -20,10 +19,7 @@ from .tasks import CLIP, TRANSCRIBE, TRANSCRIBER
 
 def with_transcript(row: dict[str, Any], transcript: str) -> dict[str, Any]:
     """`row` with the spoken part of its prompt (the first text of the last user turn) replaced by what was heard."""
-    prompt = written_prompt(row["prompt"])
-    user = max(number for number, message in enumerate(prompt) if message["role"] == "user")
-    prompt[user]["content"][0] = {"type": "text", "text": transcript}
-    return {**row, "prompt": prompt}
+    return {**row, "prompt": replace_question(row["prompt"], text_part(transcript))}
 
 
 def read_transcripts(path: str, keys: Sequence[str]) -> dict[str, str]:

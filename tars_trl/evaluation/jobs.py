@@ -1,7 +1,5 @@
 """What an evaluation consists of: jobs, each one task in one modality, with its rows and what identifies it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,6 @@ from .tasks import Prompting, Task, read_task, split_of
 
 @dataclass(frozen=True)
 class Job:
-    """One task in one modality."""
-
     task: Task
     modality: str
     rows: Dataset

@@ -37,6 +37,11 @@ def wilson_interval(correct: float, total: float) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def with_interval(share: float, ends: Sequence[float], unit: str = "") -> str:
+    """A share and both ends of its interval as text, in percent: `72.7 [67.4, 77.4]`."""
+    return f"{100 * share:.1f}{unit} [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+
+
 def standard_error(values: Sequence[float]) -> float:
     """Standard error of the mean: sample standard deviation over the root of N, as lm-evaluation-harness has it."""
     return float(sem(values)) if len(values) > 1 else 0.0

@@ -9,8 +9,6 @@ Beside the harness's keys, `pairs` has a `metrics.PairedResult` of each task tha
 one of all of them. The report, comparisons and cards read these files and no others.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from datetime import datetime
@@ -183,5 +181,5 @@ def _question(line: Line) -> list[Any]:
     """What a sample asks and what is right; other columns, and what else stands in the prompt, may differ."""
     doc = line["doc"]
     content = doc["prompt"][-1]["content"]
-    asked = content if isinstance(content, str) else content[0].get("text")
-    return [asked, *(doc.get(name) for name in ("question", "options", "answer_index", "reference"))]
+    question = content if isinstance(content, str) else content[0].get("text")
+    return [question, *(doc.get(name) for name in ("question", "options", "answer_index", "reference"))]

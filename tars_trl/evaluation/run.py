@@ -5,8 +5,6 @@ that they depend on (weights, rows, modality, prompt, decoding): what is there i
 goes on, other extractors or figures cost no completion, and several processes share the rows that are missing.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -135,7 +133,7 @@ def _circumstances(plan: Plan, settings: EvaluationSettings, state: PartialState
             "device": str(state.device),
             "limit": settings.limit,
             "bootstrap_iters": RESAMPLES,
-            "gen_kwargs": {**settings.generation, "max_new_tokens": settings.max_completion_length},
+            "gen_kwargs": plan.jobs[0].described["generation"],
             **{f"{kind}_seed": settings.seed for kind in ("random", "numpy", "torch")},
             "settings": asdict(settings),
             "processes": state.num_processes,

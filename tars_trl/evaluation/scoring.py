@@ -1,7 +1,5 @@
 """From completions to samples, a line a question with lm-evaluation-harness's keys and ours beside them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

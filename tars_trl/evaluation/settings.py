@@ -1,9 +1,6 @@
 """What an evaluation may be told, on the command line of `tars-trl evaluate` or in a YAML file."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import SettingError
 from ..settings import AskedModelSettings, AudioSettings, DecodingSettings, setting
@@ -115,11 +112,3 @@ class EvaluationSettings(AskedModelSettings, DecodingSettings, AudioSettings):
         """The modalities to run, `both` spelled out, in the order they were asked for."""
         spelled = [part for name in self.modality for part in (("speech", "text") if name == "both" else (name,))]
         return list(dict.fromkeys(spelled))
-
-    @property
-    def generation(self) -> dict[str, Any]:
-        """How completions are decoded, under transformers' names."""
-        decoding = {"do_sample": self.temperature > 0, "repetition_penalty": self.repetition_penalty}
-        if self.temperature > 0:
-            decoding |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-        return decoding

@@ -1,11 +1,8 @@
 """From samples to the content of a results file: figures under lm-evaluation-harness's keys, shares in 0 to 1."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from ..data.journal import sha256
 from .jobs import Job
@@ -66,7 +63,7 @@ def task_metrics(samples: Sequence[Sample], extractors: Sequence[str], seed: int
     if "extracted" in samples[0]:
         for name in extractors:
             metrics |= _accuracy(name, [float(s["extracted"][name] == s["answer_index"]) for s in samples])
-            metrics[f"extraction_failure,{name}"] = _mean([sample["failed"][name] for sample in samples])
+            metrics[f"extraction_failure,{name}"] = fmean([sample["failed"][name] for sample in samples])
         metrics["extraction_failure,none"] = metrics[f"extraction_failure,{extractors[0]}"]
     for prefix in ("", "transcript_"):
         edits, words = ([sample.get(f"{prefix}{name}", 0) for sample in samples] for name in ("edits", "words"))
@@ -76,19 +73,15 @@ def task_metrics(samples: Sequence[Sample], extractors: Sequence[str], seed: int
             if interval is not None:
                 metrics[f"{prefix}wer_stderr,none"] = _stderr(interval)
                 metrics |= {f"{prefix}wer_ci_low,none": interval[0], f"{prefix}wer_ci_high,none": interval[1]}
-    metrics["truncated,none"] = _mean([sample["truncated"] for sample in samples])
-    metrics["mean_tokens,none"] = _mean([sample["tokens"] for sample in samples])
+    metrics["truncated,none"] = fmean([sample["truncated"] for sample in samples])
+    metrics["mean_tokens,none"] = fmean([sample["tokens"] for sample in samples])
     return metrics
 
 
 def _accuracy(name: str, values: Sequence[float]) -> dict[str, float]:
     low, high = wilson_interval(sum(values), len(values))
-    figures = {"acc": _mean(values), "acc_stderr": standard_error(values), "acc_ci_low": low, "acc_ci_high": high}
+    figures = {"acc": fmean(values), "acc_stderr": standard_error(values), "acc_ci_low": low, "acc_ci_high": high}
     return {f"{figure},{name}": value for figure, value in figures.items()}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
 
 
 def _stderr(interval: tuple[float, float]) -> float:
@@ -102,7 +95,7 @@ def domain_table(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
         if sample.get("domain") is not None and "acc" in sample:
             domains.setdefault(str(sample["domain"]), []).append(sample["acc"])
     return {
-        name: {"n": len(values), "acc": _mean(values), "acc_stderr": standard_error(values)}
+        name: {"n": len(values), "acc": fmean(values), "acc_stderr": standard_error(values)}
         for name, values in sorted(domains.items())
     }
 

@@ -4,8 +4,6 @@ Adding a benchmark is an entry in `TASKS`, and a loader where its columns are of
 schema of `tars_trl.data` is a task, too. Nothing is downloaded before `read_task` is called.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import json
@@ -19,9 +17,9 @@ from typing import Any, Literal
 
 from datasets import Dataset, concatenate_datasets, get_dataset_split_names
 
-from ..data import SYSTEM_PROMPT, build_prompt, load_questions, written_question
+from ..data import SYSTEM_PROMPT, build_prompt, written_question
 from ..data.audio import undecoded
-from ..data.questions import read_rows
+from ..data.questions import load_questions, read_rows, with_columns
 from ..errors import QuestionError, SettingError
 
 logger = logging.getLogger(__name__)
@@ -37,8 +35,6 @@ TRANSCRIBE = "Transcribe the audio clip into text."
 
 @dataclass(frozen=True)
 class Prompting:
-    """How rows are asked."""
-
     system_prompt: str | None = None
     """None: the task's own; "": none."""
     instruction: str | None = None
@@ -50,12 +46,10 @@ class Prompting:
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark."""
-
     name: str
     source: str
     """Hub id, folder or file."""
-    load: Callable[[Task, str, Prompting], Dataset]
+    load: Callable[["Task", str, Prompting], Dataset]
     """Reads one split as rows with `key`, `prompt`, `audio` and what the answer is scored by: `options` and
     `answer_index`, or `reference`."""
     splits: tuple[str, ...] = ()
@@ -106,7 +100,7 @@ def load_recordings(task: Task, split: str, prompting: Prompting) -> Dataset:
         prompt = _prompt_about_clip(prompting, SYSTEM_PROMPT, written_question(row["question"], options))
         for column, value in zip(columns.values(), (row["question"], options, index, prompt), strict=True):
             column.append(value)
-    return _with_columns(dataset, columns)
+    return with_columns(dataset, columns)
 
 
 def _lettered(row: Mapping[str, Any]) -> tuple[list[str], int]:
@@ -124,15 +118,15 @@ def load_transcripts(task: Task, split: str, prompting: Prompting) -> Dataset:
     """Recordings to write down, `reference` being what is said in them."""
     dataset = _published(task, split)
     prompt = _prompt_about_clip(prompting, TRANSCRIBER, TRANSCRIBE)
-    return _with_columns(dataset, {"prompt": [prompt] * len(dataset), "reference": dataset["text"][:]})
+    return with_columns(dataset, {"prompt": [prompt] * len(dataset), "reference": dataset["text"][:]})
 
 
 def load_open(task: Task, split: str, prompting: Prompting) -> Dataset:
     """Questions with a short `reference` answer and no options; `region` is the split."""
     dataset = _published(task, split)
-    asked = dataset["prompt"][:]
-    prompts = [build_prompt(text, prompting.system_prompt, prompting.instruction) for text in asked]
-    return _with_columns(dataset, {"question": asked, "prompt": prompts, "region": [split] * len(dataset)})
+    questions = dataset["prompt"][:]
+    prompts = [build_prompt(text, prompting.system_prompt, prompting.instruction) for text in questions]
+    return with_columns(dataset, {"question": questions, "prompt": prompts, "region": [split] * len(dataset)})
 
 
 def _published(task: Task, split: str) -> Dataset:
@@ -157,12 +151,6 @@ def _configuration(task: Task) -> str | None:
 
 def _text_columns(dataset: Dataset) -> Dataset:
     return dataset.select_columns([name for name in dataset.column_names if name != "audio"]).with_format(None)
-
-
-def _with_columns(dataset: Dataset, columns: dict[str, list[Any]]) -> Dataset:
-    """`dataset` with these columns added, or put in the place of its own."""
-    others = [name for name in dataset.column_names if name not in columns]
-    return concatenate_datasets([dataset.select_columns(others), Dataset.from_dict(columns)], axis=1)
 
 
 def _prompt_about_clip(prompting: Prompting, system_prompt: str, instruction: str) -> list[dict]:
@@ -247,8 +235,8 @@ def task_table() -> str:
     for task in TASKS.values():
         splits = task.splits[0] if len(task.splits) == 1 else f"{len(task.splits)} splits"
         source = task.source + (f", {task.configuration}" if task.configuration else "")
-        asked = "all" if task.modalities == MODALITIES else ", ".join(task.modalities)
-        lines.append(f"{task.name:<26}{source:<44}{splits:<12}{task.kind:<12}{asked:<12}{task.domain or ''}".rstrip())
+        forms = "all" if task.modalities == MODALITIES else ", ".join(task.modalities)
+        lines.append(f"{task.name:<26}{source:<44}{splits:<12}{task.kind:<12}{forms:<12}{task.domain or ''}".rstrip())
     lines += ["", "NAME=SOURCE takes a task's rows from elsewhere: a folder, or a hub id, of which ID@REVISION is one"]
     lines += ["commit. A path of your own questions is a task, too, and NAME=PATH gives it another name."]
     return "\n".join(lines)
@@ -306,7 +294,7 @@ def read_task(task: Task, splits: Sequence[str], prompting: Prompting) -> tuple[
             # `datasets` keeps what it read from the hub in a folder that is named after the commit.
             folders = [Path(file["filename"]).parts for file in rows.cache_files]
             commits |= {part for folder in folders for part in folder if re.fullmatch(r"[0-9a-f]{40}", part)}
-        parts.append(_with_columns(rows, {"key": _keys(task, split, rows)}))
+        parts.append(with_columns(rows, {"key": _keys(task, split, rows)}))
     rows = concatenate_datasets(parts)
     keys = rows["key"][:]
     if len(set(keys)) != len(keys):
@@ -325,11 +313,11 @@ def read_task(task: Task, splits: Sequence[str], prompting: Prompting) -> tuple[
 def _keys(task: Task, split: str, dataset: Dataset) -> list[str]:
     keys = []
     for number, row in enumerate(_text_columns(dataset)):
-        given = next((str(row[name]) for name in ("key", "id") if row.get(name)), f"{split}-{number:06d}")
+        own_key = next((str(row[name]) for name in ("key", "id") if row.get(name)), f"{split}-{number:06d}")
         try:
-            keys.append(task.key.format(**{**row, "split": split, "number": number}) if task.key else given)
+            keys.append(task.key.format(**{**row, "split": split, "number": number}) if task.key else own_key)
         except KeyError:  # a local copy without the benchmark's own columns
-            keys.append(given)
+            keys.append(own_key)
     return keys
 
 

@@ -1,20 +1,23 @@
 """A run folder as pandas frames: its metrics, its completions, its evaluations. Reads JSON and parquet, never writes.
 
 Metrics come from `trainer_state.json`, under the names they were logged with (`speech/accuracy`, `eval_gap/accuracy`,
-...). pandas is imported when it is used.
+...).
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+from pandas import DataFrame
 
 from ..data.answers import completion_text
 from ..errors import NotLoggedError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from ..evaluation.metrics import wilson_interval
+from ..evaluation.results import read_samples
 
 NOT_REWARDS = ("step", "prompt", "completion", "key", "modality", "advantage")
 """Columns of a completions file that are no reward."""
@@ -62,16 +65,14 @@ def load_run(path: str | Path, name: str | None = None) -> LoggedRun:
     )
 
 
-def metrics_frame(run: LoggedRun) -> "DataFrame":
+def metrics_frame(run: LoggedRun) -> DataFrame:
     """All numbers of a run, one row a step, in columns named as they were logged; NaN where a step has no value."""
-    import pandas as pd
-
-    frame = pd.DataFrame(run.history).apply(pd.to_numeric, errors="coerce")
+    frame = DataFrame(run.history).apply(pd.to_numeric, errors="coerce")
     # Training and evaluation log the same step in two entries: one row holds both, and of two values the later one.
     return frame.groupby("step").last().sort_index()
 
 
-def completions_frame(path: str | Path | LoggedRun) -> "DataFrame":
+def completions_frame(path: str | Path | LoggedRun) -> DataFrame:
     """The completions a run saved (`log_completions`), one row each, in the order of the steps.
 
     Columns are those of the files (`step`, `key`, `modality`, the rewards, `advantage`), `completion` as plain text and
@@ -80,9 +81,6 @@ def completions_frame(path: str | Path | LoggedRun) -> "DataFrame":
     Raises:
         FileNotFoundError: the run saved none.
     """
-    import pandas as pd
-    import pyarrow.parquet as pq
-
     folder = (path.path if isinstance(path, LoggedRun) else Path(path)) / "completions"
     files = sorted(folder.glob("completions_*.parquet"))
     if not files:
@@ -97,19 +95,17 @@ def completions_frame(path: str | Path | LoggedRun) -> "DataFrame":
     return pd.concat(frames, ignore_index=True)
 
 
-def reward_columns(completions: "DataFrame") -> list[str]:
+def reward_columns(completions: DataFrame) -> list[str]:
     """The columns of a completions frame that hold rewards."""
     return [column for column in completions.columns if column not in NOT_REWARDS]
 
 
-def final_means_frame(runs: Sequence[LoggedRun], last: float = 0.1) -> "DataFrame":
+def final_means_frame(runs: Sequence[LoggedRun], last: float = 0.1) -> DataFrame:
     """One row a run: steps, and means over the last share `last` of its logged steps (at least one).
 
     Accuracies and the gap in 0 to 1; `recovery_rate` is speech over text accuracy of those means, in percent. Rows have
     the runs' names (see `names_apart`).
     """
-    import pandas as pd
-
     rows = {}
     for name, run in zip(names_apart(runs), runs, strict=True):
         metrics = metrics_frame(run)
@@ -122,7 +118,7 @@ def final_means_frame(runs: Sequence[LoggedRun], last: float = 0.1) -> "DataFram
             "reward": end.get("reward"),
             "no_reference": end.get("alignment/no_reference"),
         }
-    frame = pd.DataFrame.from_dict(rows, orient="index").astype({"speech_accuracy": float, "text_accuracy": float})
+    frame = DataFrame.from_dict(rows, orient="index").astype({"speech_accuracy": float, "text_accuracy": float})
     speech, text = frame["speech_accuracy"], frame["text_accuracy"]
     frame.insert(3, "gap", text - speech)
     frame.insert(4, "recovery_rate", 100 * speech / text.where(text > 0))
@@ -143,7 +139,7 @@ def names_apart(runs: Sequence[LoggedRun]) -> list[str]:
     return names
 
 
-def accuracy_columns(metrics: "DataFrame") -> list[str]:
+def accuracy_columns(metrics: DataFrame) -> list[str]:
     """Which of the training accuracies a run logged: both with twins, one in a baseline on one modality.
 
     Raises:
@@ -158,7 +154,7 @@ def accuracy_columns(metrics: "DataFrame") -> list[str]:
     return columns
 
 
-def samples_frame(path: str | Path) -> "DataFrame":
+def samples_frame(path: str | Path) -> DataFrame:
     """The questions of an evaluation that was asked aloud and in writing, one row each.
 
     Columns: `key`, `task`, `domain` (the task's name where a question has none), `question`, `options`, `answer` (a
@@ -170,10 +166,6 @@ def samples_frame(path: str | Path) -> "DataFrame":
     Raises:
         ValueError: no task was asked in both modalities.
     """
-    import pandas as pd
-
-    from ..evaluation.results import read_samples
-
     samples, rows = read_samples(path), []
     for task in [name.removesuffix("_text") for name in samples if name.endswith("_text")]:
         spoken = {line["key"]: line for line in samples.get(f"{task}_speech", ())}
@@ -196,15 +188,11 @@ def samples_frame(path: str | Path) -> "DataFrame":
             f"{path} has the samples {', '.join(samples)}: no task was answered both spoken and written. Repeat the "
             "evaluation with --modality both --log_samples."
         )
-    return pd.DataFrame(rows)
+    return DataFrame(rows)
 
 
-def domain_frame(samples: "DataFrame") -> "DataFrame":
+def domain_frame(samples: DataFrame) -> DataFrame:
     """Accuracies of both modalities by domain, with 95 % intervals, as `plots.plot_domains` takes them."""
-    import pandas as pd
-
-    from ..evaluation.metrics import wilson_interval
-
     rows: dict[Any, dict[str, Any]] = {}
     for domain, part in samples.groupby("domain"):
         rows[domain] = {"questions": len(part)}
@@ -212,7 +200,7 @@ def domain_frame(samples: "DataFrame") -> "DataFrame":
             right = int(part[f"{modality}_right"].sum())
             rows[domain][modality] = right / len(part)
             rows[domain][f"{modality}_interval"] = wilson_interval(right, len(part))
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("domain")
+    return DataFrame.from_dict(rows, orient="index").rename_axis("domain")
 
 
 def conversation_text(prompt: str | Iterable[dict[str, Any]]) -> str:

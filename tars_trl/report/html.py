@@ -11,12 +11,16 @@ from os.path import getmtime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import soundfile
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from pandas import DataFrame
 
 from ..config import telling_settings
+from ..data.audio import TARGET_RATE, load_audio
 from ..errors import NotLoggedError
 from ..evaluation.drift import read_layer_stats
+from ..evaluation.metrics import with_interval
 from ..evaluation.results import read_pair
 from ..record import read_run
 from . import plots
@@ -24,7 +28,6 @@ from .frames import LoggedRun, completions_frame, load_run, reward_columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from pandas import DataFrame
 
 ENCODINGS = {b"OggS": "audio/ogg", b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"ID3\x03": "audio/mpeg"}
 MOST_BYTES = 200_000
@@ -110,17 +113,13 @@ def clip_source(audio: Any) -> str:
     encoded = audio.get("bytes") if isinstance(audio, Mapping) else None
     kind = ENCODINGS.get(encoded[:4]) if encoded else None
     if not encoded or kind is None or len(encoded) > MOST_BYTES:
-        import soundfile
-
-        from ..data.audio import TARGET_RATE, load_audio
-
         buffer = io.BytesIO()
         soundfile.write(buffer, load_audio(audio), TARGET_RATE, format="OGG", subtype="VORBIS")
         encoded, kind = buffer.getvalue(), "audio/ogg"
     return f"data:{kind};base64,{base64.b64encode(encoded).decode()}"
 
 
-def twins_html(completions: "DataFrame", audio: Any = None) -> str:
+def twins_html(completions: DataFrame, audio: Any = None) -> str:
     """One question of one step: its prompt and clip, then the best completion of each twin, side by side, with rewards.
 
     Args:
@@ -144,7 +143,7 @@ def answers_html(sample: Mapping[str, Any], audio: Any = None) -> str:
     return render("question", _question(sample["key"], f"right answer {sample['answer']}", prompt, audio, twins))
 
 
-def _twins(completions: "DataFrame", audio: Any) -> dict[str, Any]:
+def _twins(completions: DataFrame, audio: Any) -> dict[str, Any]:
     names, twins = (*reward_columns(completions), "advantage"), []
     for modality, rows in completions.groupby("modality"):
         best = rows.loc[rows["advantage"].idxmax()]
@@ -176,12 +175,10 @@ def _before_after(evaluation: Path) -> dict[str, Any] | None:
         rates["mrr"] = "MRR, %"
     rows = []
     for name, result in results.items():
-        cells = [name]
-        for kind in ("speech", "text", "gap"):
-            value = result[kind if kind == "gap" else f"{kind}_accuracy"]
-            low, high = result[f"{kind}_interval"]
-            cells.append(f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
-        rows.append([*cells, *("" if result.get(rate) is None else f"{result[rate]:.1f}" for rate in rates)])
+        kinds = {"speech": "speech_accuracy", "text": "text_accuracy", "gap": "gap"}
+        cells = [with_interval(result[figure], result[f"{kind}_interval"]) for kind, figure in kinds.items()]
+        cells += ["" if result.get(rate) is None else f"{result[rate]:.1f}" for rate in rates]
+        rows.append([name, *cells])
     return {
         "figure": figure_source(plots.plot_before_after(*results.values())),
         "header": ["", "speech, %", "text, %", "gap, points", *rates.values()],

@@ -13,13 +13,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from pandas import DataFrame, Series
+
 from ..errors import NotLoggedError
 from .frames import LoggedRun, accuracy_columns, metrics_frame, names_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame, Series
 
     from ..evaluation.drift import LayerStats
 
@@ -218,7 +219,7 @@ def plot_layer_sets(results: Mapping[str, Mapping[str, Any]]) -> "Figure":
 
 
 @_styled
-def plot_domains(domains: "DataFrame", title: str = "Where the gap is") -> "Figure":
+def plot_domains(domains: DataFrame, title: str = "Where the gap is") -> "Figure":
     """Accuracy of both modalities in each domain, the largest gap on top.
 
     Args:
@@ -256,7 +257,7 @@ def _figure(width: float, height: float, columns: int, rows: int = 1, **options:
     return figure, figure.subplots(rows, columns, **options)
 
 
-def _curve(axes: "Axes", values: "Series", smooth: int, kind: str, line: str, label: str | None, band: bool) -> None:
+def _curve(axes: "Axes", values: Series, smooth: int, kind: str, line: str, label: str | None, band: bool) -> None:
     """A rolling mean with its 95 % interval."""
     rolling = values.dropna().rolling(smooth, min_periods=1)
     mean, steps = rolling.mean(), rolling.count()

@@ -18,8 +18,6 @@ from ..settings import DecodingSettings
 
 @dataclass(frozen=True)
 class Completion:
-    """One completion of one question."""
-
     key: str
     modality: str
     text: str
@@ -37,12 +35,10 @@ def decoding(settings: DecodingSettings) -> dict[str, Any]:
     Sampling is neutral but for what the settings say, as the trainer's: each way of narrowing it down is named, since
     what is not named would come from the checkpoint's generation_config.
     """
-    names = ["max_completion_length", "seed", "repetition_penalty"]
-    neutral: dict[str, Any] = {}
-    if settings.temperature > 0:
-        names += ["temperature", "top_p", "top_k"]
-        neutral = {"do_sample": True, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
-    return {name: getattr(settings, name) for name in names} | neutral
+    options = {"max_completion_length": settings.max_completion_length, "seed": settings.seed, **settings.generation}
+    if not options.pop("do_sample"):
+        return options
+    return options | {"do_sample": True, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
 
 
 def complete(
@@ -87,12 +83,12 @@ def complete(
     )
     device = base.get_input_embeddings().weight.device
     for start in range(0, len(rows), batch_size):
-        asked = [rows[number] for number in range(start, min(start + batch_size, len(rows)))]
-        keys = [question_key(row) for row in asked]
-        prompts = [twin_prompt(architecture, processor, row, modality) for row in asked]
+        batch_rows = [rows[number] for number in range(start, min(start + batch_size, len(rows)))]
+        keys = [question_key(row) for row in batch_rows]
+        prompts = [twin_prompt(architecture, processor, row, modality) for row in batch_rows]
         batch = prompt_batch(model, prompts, tokenizer.pad_token_id)
-        drawn = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with evaluation_mode(model), drawn:
+        own_random_state = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with evaluation_mode(model), own_random_state:
             digest = hashlib.blake2b(f"{seed}/{keys[0]}".encode(), digest_size=7).digest()
             torch.manual_seed(int.from_bytes(digest))
             output = generate(

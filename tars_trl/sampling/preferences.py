@@ -179,9 +179,9 @@ def _sample(questions: Dataset, settings: PreferenceSettings, loaded: Callable[[
 
 def _sample_batch(model: Any, processor: Any, rows: list[dict[str, Any]], settings: PreferenceSettings) -> list[Line]:
     lines: list[Line] = [{"key": row["key"], **{modality: [] for modality in MODALITIES}} for row in rows]
-    told = {"batch_size": len(rows), "num_samples": settings.num_samples, **decoding(settings)}
+    options = {"batch_size": len(rows), "num_samples": settings.num_samples, **decoding(settings)}
     for modality in MODALITIES:
-        for number, completion in enumerate(complete(model, processor, rows, modality, **told)):
+        for number, completion in enumerate(complete(model, processor, rows, modality, **options)):
             place = number // settings.num_samples
             (accuracy,) = accuracy_reward([completion.text], [rows[place]["answer_index"]], [rows[place]["options"]])
             score = accuracy + settings.format_weight * format_reward([completion.text])[0]
@@ -201,19 +201,19 @@ def _write(questions: Dataset, choices: Sequence[tuple], counts: Counter[str], s
     folder = Path(settings.output_dir)
     added = ("chosen", "rejected", "chosen_score", "rejected_score", "completion")
     questions = questions.remove_columns([name for name in added if name in questions.column_names])
-    taught = [number for number, (chosen, _, _) in enumerate(choices) if chosen is not None]
-    paired = [number for number, (_, rejected, _) in enumerate(choices) if rejected is not None]
+    sft = [number for number, (chosen, _, _) in enumerate(choices) if chosen is not None]
+    pairable = [number for number, (_, rejected, _) in enumerate(choices) if rejected is not None]
     pairs: dict[str, list] = {}
     for place, name in enumerate(("chosen", "rejected")):
-        pairs[name] = [_message(choices[number][place]) for number in paired]
-        pairs[f"{name}_score"] = [choices[number][place].score for number in paired]
-    _write_shards(questions.select(taught), {"completion": [_message(choices[n][0]) for n in taught]}, folder / "sft")
-    _write_shards(questions.select(paired), pairs, folder / "preferences")
-    sizes = {"questions": len(choices), "preferences": len(paired), "sft": len(taught)}
+        pairs[name] = [_message(choices[number][place]) for number in pairable]
+        pairs[f"{name}_score"] = [choices[number][place].score for number in pairable]
+    _write_shards(questions.select(sft), {"completion": [_message(choices[n][0]) for n in sft]}, folder / "sft")
+    _write_shards(questions.select(pairable), pairs, folder / "preferences")
+    sizes = {"questions": len(choices), "preferences": len(pairable), "sft": len(sft)}
     report = {**sizes, "reasons": dict(counts.most_common()), "settings": asdict(settings), **environment()}
     (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{len(choices)} questions: {shared.spell_counts(counts)}.")
-    print(f"{folder}: {len(paired)} preference pairs, {len(taught)} supervised examples.")
+    print(f"{folder}: {len(pairable)} preference pairs, {len(sft)} supervised examples.")
 
 
 def _message(candidate: Candidate) -> list[dict[str, str]]:

@@ -61,8 +61,6 @@ class ScoreSettings(shared.SamplingSettings):
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of one question in one modality."""
-
     right: Sequence[bool]
     """Whether the answer of each is right."""
     complete: Sequence[bool]
@@ -87,8 +85,6 @@ def score(speech: Samples, text: Samples, k: int, order: str = "easy_first") -> 
     """The columns of one question.
 
     Args:
-        speech: samples of the spoken form.
-        text: samples of the written form.
         k: of pass@k; with G completions in training, G / 2 of each modality.
         order: `easy_first`: curriculum is the share of wrong samples over both; `largest_gap`: it is minus the gap.
 
@@ -181,17 +177,17 @@ def sample_answers(
         loaded: gives (model, processor); called where samples are missing.
         facts: what identifies model and data; samples of others are not taken for these.
     """
-    told, size = {"num_samples": settings.num_samples, **decoding(settings)}, settings.batch_size
-    digest = sha256({**facts, **told, "batch_size": size, "modality": modality})
+    options, size = {"num_samples": settings.num_samples, **decoding(settings)}, settings.batch_size
+    digest = sha256({**facts, **options, "batch_size": size, "modality": modality})
 
     def work(places: Sequence[int]) -> list[Line]:
         batch = [rows[place] for place in places]
         lines: list[Line] = [{"key": row["key"], "correct": [], "complete": []} for row in batch]
-        for number, done in enumerate(complete(*loaded(), batch, modality, batch_size=len(batch), **told)):
+        for number, completion in enumerate(complete(*loaded(), batch, modality, batch_size=len(batch), **options)):
             place = number // settings.num_samples
-            right = extract_strict(done.text, batch[place]["options"]) == batch[place]["answer_index"]
+            right = extract_strict(completion.text, batch[place]["options"]) == batch[place]["answer_index"]
             lines[place]["correct"].append(right)
-            lines[place]["complete"].append(not done.truncated)
+            lines[place]["complete"].append(not completion.truncated)
         return lines
 
     folder, stem = Path(settings.output_dir).expanduser() / ".work", f"{modality}.{digest[:16]}"

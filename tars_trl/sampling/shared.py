@@ -65,15 +65,15 @@ def share_out(
         the lines in the order of `keys`, on every process.
     """
     state = PartialState()
-    found: dict[str, Line] = {}
+    finished: dict[str, Line] = {}
     if state.is_main_process:
         files = sorted(folder.glob(f"{stem}.*.jsonl"))
         for file in files if overwrite else ():
             file.unlink()
-        found = {} if overwrite else journal.read_lines(files)
-    (found,) = broadcast_object_list([found])
+        finished = {} if overwrite else journal.read_lines(files)
+    (finished,) = broadcast_object_list([finished])
     batches = [range(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)]
-    missing = [batch for batch in batches if any(keys[place] not in found for place in batch)]
+    missing = [batch for batch in batches if any(keys[place] not in finished for place in batch)]
     mine = missing[state.process_index :: state.num_processes]
     folder.mkdir(parents=True, exist_ok=True)
     fresh: list[Line] = []
@@ -85,8 +85,8 @@ def share_out(
             bar.update(len(batch))
             if postfix is not None:
                 bar.set_postfix(postfix(fresh))
-    found |= {line["key"]: line for line in gather_object(fresh)}
-    return [found[key] for key in keys]
+    finished |= {line["key"]: line for line in gather_object(fresh)}
+    return [finished[key] for key in keys]
 
 
 # ---- What is asked, of which model ---------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def write_dataset_card(folder: str | Path, facts: Mapping[str, Any]) -> Path:
         facts: as `tars_trl.speaking.build.build` returns them.
     """
     folder, splits = Path(folder), facts["counts"]
-    written = [_one_line(split) for split, count in splits.items() if count["kept"]]
+    with_rows = [_one_line(split) for split, count in splits.items() if count["kept"]]
     data = DatasetCardData(
         license=_one_line(facts["license"]) if facts["license"] else None,
         language=["en"],
@@ -197,13 +197,13 @@ def write_dataset_card(folder: str | Path, facts: Mapping[str, Any]) -> Path:
         configs=[
             {
                 "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in written],
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in with_rows],
             }
         ],
     )
     path = str(HERE / "dataset_card.md.jinja")
-    shown = {"table": count_table(splits), "title": folder.name, "repository": facts["push_to"] or folder.name}
-    card = DatasetCard.from_template(data, template_path=path, **IN_TEMPLATES, **shown, facts=facts)
+    texts = {"table": count_table(splits), "title": folder.name, "repository": facts["push_to"] or folder.name}
+    card = DatasetCard.from_template(data, template_path=path, **IN_TEMPLATES, **texts, facts=facts)
     card.save(folder / "README.md")
     return folder / "README.md"
 

@@ -35,8 +35,6 @@ Questions = Sequence[tuple[Modality, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Answer:
-    """A greedy answer to one question."""
-
     key: str
     modality: Modality
     ids: list[int]
@@ -126,10 +124,10 @@ def verify_folder(
     Raises:
         ExportError: the folder answers otherwise, or its logits differ by more than the tolerance.
     """
-    asked = (folder, base, model_revision, questions, max_completion_length, [answer.ids for answer in expected])
+    arguments = (folder, base, model_revision, questions, max_completion_length, [answer.ids for answer in expected])
     # A fresh interpreter: nothing of the models in this process can leak into the answers.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        exported = pool.submit(_answers_of_folder, *asked).result()
+        exported = pool.submit(_answers_of_folder, *arguments).result()
     return check_answers(expected, exported, untrained, dtype)
 
 

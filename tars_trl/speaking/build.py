@@ -12,8 +12,6 @@ started again repeats what was under way and nothing else, and ends with the sam
 depends on the seed and the question's key.
 """
 
-from __future__ import annotations
-
 import base64
 import fcntl
 import json

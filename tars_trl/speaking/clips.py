@@ -3,8 +3,6 @@
 A waveform is a float32 array (samples,) at 16 kHz with full scale 1.0, as in `tars_trl.data.audio`.
 """
 
-from __future__ import annotations
-
 import io
 import random
 from dataclasses import dataclass

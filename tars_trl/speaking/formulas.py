@@ -3,8 +3,6 @@
 `FORMULAS` are rules that are applied in order, before numbers, units and symbols are named.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any
@@ -73,24 +71,9 @@ def _say_sides(match: re.Match) -> str:
     return re.sub(r"\s?[xX×]\s?", " by ", match[0])
 
 
-def _multiply_before_bracket(match: re.Match) -> str:
-    """The x of 2x (5x4) is a sign where the same text multiplies numbers with it, and else a variable."""
-    return " times " if re.search(r"\d\s?[xX]\s?\d|\)\s?[xX]\s?\(", match.string) else match[0]
-
-
-def _subtract(match: re.Match) -> str:
-    """The dash of 2x — 1 < 10 is a minus; in prose it is a pause."""
-    return "\u2212" if re.search(r"[=<>\u2264\u2265]", match.string) else match[0]
-
-
-def _say_dot(match: re.Match) -> str:
-    """The dot between statements is their "and", and else a product."""
-    return f"{match[1]} {'and' if re.search(LOGIC, match.string) else 'times'} "
-
-
-def _say_digits(match: re.Match) -> str:
-    """1001 0011 -> 1 0 0 1, 0 0 1 1."""
-    return ", ".join(" ".join(group) for group in match[0].split())
+def where(near: str, then: str, otherwise: str = r"\g<0>") -> Callable[[re.Match], str]:
+    """A replacement that depends on what stands anywhere in the text."""
+    return lambda match: match.expand(then if re.search(near, match.string) else otherwise)
 
 
 def _say_between_bars(match: re.Match) -> str:
@@ -116,49 +99,51 @@ _LENGTH = r"(?:cm|mm|m|km|ft|in|inch|inches|feet|foot|yd|yards?|meters?|miles?|m
 _SIDE = r"\d+(?:\.\d+)?"
 _BIG = r"\d{1,3}(?:,\d{3})+"
 _END = r"(?=[\s,.;:?!)\]]|$)"
-FORMULAS: list[tuple[re.Pattern, Any]] = [
-    (re.compile("(\\d)['\u2032\u2019][\u2013-](\\d)['\u2032\u2019]"), r"\1 prime to \2 prime"),  # a strand's ends
-    (re.compile("(?<=\\d)\\s?['\u2032\u2019]\\s?(\\d\\d?(?:\\.\\d+)?)\\s?(?:[\"\u2033\u201d]|'')"), r" feet \1 inches"),
-    (re.compile(r"(\d)\s?(?:ft|foot|feet)\.?,?\s(\d{1,2}(?:\.\d+)?)\s?in\b(?:\.(?=\s[a-z]))?"), r"\1 feet \2 inches"),
-    (re.compile(r"\b1 feet (?=[\d.]+ inches)"), "1 foot "),
-    (re.compile(r"(?<= (?:feet|foot) 1 inch)es"), ""),
-    (re.compile(r"(\d)\s?(?:([CF])°|o([CF])\b)"), r"\1 °\2\3"),
-    (re.compile("(\u0394 ?[A-Z]|\\bE)°(?! ?[CFK]\\b)"), r"\1 standard"),
-    (re.compile(r"([$€£]\s?[\d,]+)\.\s(\d\d)(?!\d)"), r"\1.\2"),
-    (re.compile(r"(?<=[a-z])(?=\d{1,2}:\d\d)"), " "),
-    (re.compile(r"<--?(?=\s)"), "←"),
-    (re.compile(r"<=(?!>)"), "≤"),
-    (re.compile(r"(?<!<)>="), "≥"),
-    (re.compile(r"!="), "≠"),
-    (re.compile(r"(?<![<-])--?>"), "→"),
-    (re.compile(r"\b([a-zA-Z])\s?:\s?(\([^()]*\)|[^\s:,()]{1,6})\s?→\s?"), r"\1 from \2 to "),
-    (re.compile("([\u03c0\u03c3\u03b4])\\*(?=\\s(?!\\s?[\\d(])|[,.;:)\\]]|$)"), r"\1 star"),
-    (re.compile("(?<=[\\dxyzn)])\\s?\u2014\\s?(?=\\d)"), _subtract),
-    (re.compile(r"\b([A-Z][A-Za-z\d()\[\]]*)\^\{?(\d?)([-+\u2212])\}?(?!\s?[\d(]|\w)"), _say_charge),
-    (re.compile(rf"\b([A-Z][A-Za-z]*\d?[A-Z]?O\d)([23])([-\u2212]){_END}"), _say_charge),
-    (re.compile(rf"\b([A-Z][a-z]?)([1-4])([-\u2212]){_END}"), _say_charge),
-    (re.compile(rf"\b(Cl|Br|OH|NO[23]|HCO3|CN|SCN|MnO4|ClO\d?|HSO4|H2PO4|CH3COO)()([-\u2212]){_END}"), _say_charge),
-    (re.compile("(?<=[\\d)\\]])\\s?\u2022\\s?(?=[\\d(])"), " × "),
-    (re.compile("(\\b[A-Z][a-z]?|[)\\]])\\s?\u2022\\s?(?=[~\u00ac(\\[]|[A-Z][a-z]?\\b)"), r"\1 and "),
-    (re.compile("(\\b[A-Z][a-z]?|[)\\]])\\s?\u00b7\\s?(?=[~\u00ac(\\[]|[A-Z][a-z]?\\b)"), _say_dot),
-    (re.compile(r"(?<![\d.])\d(?:\.\d+)?\s?[xX×]\s?10(?!00?\b)\d\d?(?![\d.,])"), LOST_EXPONENT),
-    (re.compile(rf"(?<![\w.]){_SIDE}\s?[xX×]\s?{_SIDE}(?:\s?[xX×]\s?{_SIDE})?(?=[\s-]?{_LENGTH}\b)"), _say_sides),
-    (re.compile(r"(?<=\))\s?[xX]\s?(?=\()|(?<=\d)[xX]\s?(?=\(\d)"), _multiply_before_bracket),
-    (re.compile(r"\[([A-Za-z])\](?=[a-z]{2})|(?<=[a-z]{2})\[(s|e?d|n|ing|er|ly)\](?!\w)"), r"\1\2"),  # attack[ed]
-    (re.compile(r"(?<=\s)\[([a-z][a-z' -]{0,40})\](?=[\s,.;])"), r"\1"),
-    (re.compile(r"\b([A-Z]):([A-Z])\b"), r"\1 to \2"),
-    (re.compile(rf"(?<![\d/])({_BIG}|\d+)\s?/\s?({_BIG})(?![\d/])|({_BIG})\s?/\s?(\d+)(?![\d/])"), r"\1\3 over \2\4"),
-    (re.compile(r"(?<=\d)\s%\s(?=\d)"), " mod "),
-    (re.compile(r"(?<=\b[A-Za-z])\s[x×]\s(?=\d)"), " by "),
-    (re.compile(r"(\d)\s?in\.(?=\s*(?:$|[,;)]))"), r"\1 inches"),
-    (re.compile(r"\b([35])['\u2019](?=[\s)\]])(?!\s(?:tall|wide|high|long|deep|by))"), r"\1 prime"),
-    (re.compile(r"(?<=\d)['\u2019](?=\s(?:tall|wide|high|long|deep|by)\b)"), " feet"),
-    (re.compile(r"\bP\(([^()|]+)\|([^()|]+)\)"), r"P(\1 given \2)"),
-    (re.compile(r"\|[^\s|](?:[^|\n]{0,12}[^\s|])?\|"), _say_between_bars),
-    (re.compile(r"~(?=\s?(?:=|is\b|on\b))"), refuse("formula", "is the name of a relation here")),
-    (re.compile(r"\b[01]{4}(?:\s[01]{4})+\b"), _say_digits),
-    (re.compile("\u03c7(?:2|\u00b2|\\^2)"), "\u03c7 squared"),
-    (re.compile(r"(?<=\w)\[\d*:\d*\]"), refuse("code", "is a slice")),
+_BETWEEN_STATEMENTS = "(\\b[A-Z][a-z]?|[)\\]])\\s?{}\\s?(?=[~\u00ac(\\[]|[A-Z][a-z]?\\b)"
+FORMULAS: list[tuple[Any, Any]] = [
+    ("(\\d)['\u2032\u2019][\u2013-](\\d)['\u2032\u2019]", r"\1 prime to \2 prime"),  # a strand's ends
+    ("(?<=\\d)\\s?['\u2032\u2019]\\s?(\\d\\d?(?:\\.\\d+)?)\\s?(?:[\"\u2033\u201d]|'')", r" feet \1 inches"),
+    (r"(\d)\s?(?:ft|foot|feet)\.?,?\s(\d{1,2}(?:\.\d+)?)\s?in\b(?:\.(?=\s[a-z]))?", r"\1 feet \2 inches"),
+    (r"\b1 feet (?=[\d.]+ inches)", "1 foot "),
+    (r"(?<= (?:feet|foot) 1 inch)es", ""),
+    (r"(\d)\s?(?:([CF])°|o([CF])\b)", r"\1 °\2\3"),
+    ("(\u0394 ?[A-Z]|\\bE)°(?! ?[CFK]\\b)", r"\1 standard"),
+    (r"([$€£]\s?[\d,]+)\.\s(\d\d)(?!\d)", r"\1.\2"),
+    (r"(?<=[a-z])(?=\d{1,2}:\d\d)", " "),
+    (r"<--?(?=\s)", "←"),
+    (r"<=(?!>)", "≤"),
+    (r"(?<!<)>=", "≥"),
+    (r"!=", "≠"),
+    (r"(?<![<-])--?>", "→"),
+    (r"\b([a-zA-Z])\s?:\s?(\([^()]*\)|[^\s:,()]{1,6})\s?→\s?", r"\1 from \2 to "),
+    ("([\u03c0\u03c3\u03b4])\\*(?=\\s(?!\\s?[\\d(])|[,.;:)\\]]|$)", r"\1 star"),
+    ("(?<=[\\dxyzn)])\\s?\u2014\\s?(?=\\d)", where(r"[=<>\u2264\u2265]", "\u2212")),  # 2x — 1 < 10
+    (r"\b([A-Z][A-Za-z\d()\[\]]*)\^\{?(\d?)([-+\u2212])\}?(?!\s?[\d(]|\w)", _say_charge),
+    (rf"\b([A-Z][A-Za-z]*\d?[A-Z]?O\d)([23])([-\u2212]){_END}", _say_charge),
+    (rf"\b([A-Z][a-z]?)([1-4])([-\u2212]){_END}", _say_charge),
+    (rf"\b(Cl|Br|OH|NO[23]|HCO3|CN|SCN|MnO4|ClO\d?|HSO4|H2PO4|CH3COO)()([-\u2212]){_END}", _say_charge),
+    ("(?<=[\\d)\\]])\\s?\u2022\\s?(?=[\\d(])", " × "),
+    (_BETWEEN_STATEMENTS.format("\u2022"), r"\1 and "),
+    (_BETWEEN_STATEMENTS.format("\u00b7"), where(LOGIC, r"\1 and ", r"\1 times ")),
+    (r"(?<![\d.])\d(?:\.\d+)?\s?[xX×]\s?10(?!00?\b)\d\d?(?![\d.,])", LOST_EXPONENT),
+    (rf"(?<![\w.]){_SIDE}\s?[xX×]\s?{_SIDE}(?:\s?[xX×]\s?{_SIDE})?(?=[\s-]?{_LENGTH}\b)", _say_sides),
+    # The x of 2x (5x4) is a sign where the same text multiplies numbers with it, and else a variable.
+    (r"(?<=\))\s?[xX]\s?(?=\()|(?<=\d)[xX]\s?(?=\(\d)", where(r"\d\s?[xX]\s?\d|\)\s?[xX]\s?\(", " times ")),
+    (r"\[([A-Za-z])\](?=[a-z]{2})|(?<=[a-z]{2})\[(s|e?d|n|ing|er|ly)\](?!\w)", r"\1\2"),  # attack[ed]
+    (r"(?<=\s)\[([a-z][a-z' -]{0,40})\](?=[\s,.;])", r"\1"),
+    (r"\b([A-Z]):([A-Z])\b", r"\1 to \2"),
+    (rf"(?<![\d/])({_BIG}|\d+)\s?/\s?({_BIG})(?![\d/])|({_BIG})\s?/\s?(\d+)(?![\d/])", r"\1\3 over \2\4"),
+    (r"(?<=\d)\s%\s(?=\d)", " mod "),
+    (r"(?<=\b[A-Za-z])\s[x×]\s(?=\d)", " by "),
+    (r"(\d)\s?in\.(?=\s*(?:$|[,;)]))", r"\1 inches"),
+    (r"\b([35])['\u2019](?=[\s)\]])(?!\s(?:tall|wide|high|long|deep|by))", r"\1 prime"),
+    (r"(?<=\d)['\u2019](?=\s(?:tall|wide|high|long|deep|by)\b)", " feet"),
+    (r"\bP\(([^()|]+)\|([^()|]+)\)", r"P(\1 given \2)"),
+    (r"\|[^\s|](?:[^|\n]{0,12}[^\s|])?\|", _say_between_bars),
+    (r"~(?=\s?(?:=|is\b|on\b))", refuse("formula", "is the name of a relation here")),
+    (r"\b[01]{4}(?:\s[01]{4})+\b", lambda match: ", ".join(map(" ".join, match[0].split()))),  # 1001 0011
+    ("\u03c7(?:2|\u00b2|\\^2)", "\u03c7 squared"),
+    (r"(?<=\w)\[\d*:\d*\]", refuse("code", "is a slice")),
     (RATIO, say_ratio),
 ]  # fmt: skip
-CALLS: list[tuple[re.Pattern, Any]] = [*[(CALL, say_call)] * 3, (re.compile(r" {2,}"), " ")]  # from within: f(g(x))
+CALLS: list[tuple[Any, Any]] = [*[(CALL, say_call)] * 3, (r" {2,}", " ")]  # from within: f(g(x))

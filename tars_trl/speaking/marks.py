@@ -4,8 +4,6 @@ Each function replaces one match of the pattern that stands above it. Where the 
 question is refused: said wrongly, it would be another question.
 """
 
-from __future__ import annotations
-
 import re
 
 from ..errors import UnspeakableError
@@ -100,11 +98,6 @@ def _is_range(match: re.Match, low: float, high: float, suffix: str, before: str
         return False
     same = (suffix in UNITS or suffix in ("%", "°")) and after.lstrip().startswith(suffix)
     return first[0] in "$€£" or same or bool(_RANGE_BEFORE.search(before) or _RANGE_AFTER.match(after))
-
-
-def replace_dash_between_words(match: re.Match) -> str:
-    """Freud - the father -> Freud, the father; profit = revenue - cost is a difference."""
-    return "\u2212" if re.search(r"[=+×÷*]", match.string) else ", "
 
 
 # ---- Slashes -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """Near-duplicate questions. Two texts are as similar as their sets of word triples are (Jaccard: shared over all)."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 

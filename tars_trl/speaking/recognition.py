@@ -6,8 +6,6 @@ The method keeps a clip where whisper-medium's word error rate is at most 10 %. 
     faster-whisper:FOLDER                 a Whisper model in CTranslate2's format (pip install faster-whisper)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +17,25 @@ from ..data.audio import TARGET_RATE, load_audio
 from ..data.word_errors import word_errors
 
 Transcriber = Callable[[Sequence[dict[str, Any]]], list[str]]
+
+
+def from_asr(model_id: str, device: Any = "cpu", batch_size: int = 8) -> Transcriber:
+    """Transcribes with a transformers speech recognition pipeline; long clips in pieces of 30 s."""
+    from transformers import pipeline
+
+    recognise = pipeline("automatic-speech-recognition", model=model_id, device=device, chunk_length_s=30)
+
+    def transcribe(rows: Sequence[dict[str, Any]]) -> list[str]:
+        # The pipeline empties the dict that it is given, hence a new one for each clip.
+        clips = [{"raw": load_audio(row["audio"]), "sampling_rate": TARGET_RATE} for row in rows]
+        return [result["text"].strip() for result in recognise(clips, batch_size=batch_size)]
+
+    return transcribe
+
+
+@cache
+def _pipeline(model: str, device: str) -> Transcriber:
+    return from_asr(model, device)
 
 
 class Recognizer(Protocol):
@@ -80,11 +97,6 @@ def word_error_rate(reference: str, transcript: str) -> float:
 
 
 @cache
-def _pipeline(model: str, device: str) -> Transcriber:
-    return from_asr(model, device)
-
-
-@cache
 def _faster_whisper(model: str, device: str) -> Any:
     try:
         from faster_whisper import WhisperModel
@@ -94,17 +106,3 @@ def _faster_whisper(model: str, device: str) -> Any:
         ) from error
     kind = "int8" if device == "cpu" else "float16"
     return WhisperModel(model, device=device, compute_type=kind, cpu_threads=1, local_files_only=True)
-
-
-def from_asr(model_id: str, device: Any = "cpu", batch_size: int = 8) -> Transcriber:
-    """Transcribes with a transformers speech recognition pipeline; long clips in pieces of 30 s."""
-    from transformers import pipeline
-
-    recognise = pipeline("automatic-speech-recognition", model=model_id, device=device, chunk_length_s=30)
-
-    def transcribe(rows: Sequence[dict[str, Any]]) -> list[str]:
-        # The pipeline empties the dict that it is given, hence a new one for each clip.
-        clips = [{"raw": load_audio(row["audio"]), "sampling_rate": TARGET_RATE} for row in rows]
-        return [result["text"].strip() for result in recognise(clips, batch_size=batch_size)]
-
-    return transcribe

@@ -1,11 +1,9 @@
 """One question said aloud: tried with one voice after the other until a clip passes every check."""
 
-from __future__ import annotations
-
 import base64
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
@@ -25,7 +23,6 @@ from .voices import Engine, split_voice
 
 Outcome = dict[str, Any]
 ASKED = ("key", "words", "prompt_for_tts", "prompt_for_tts_tn")  # of a row
-AHEAD = 4  # questions handed to each process before it asks
 
 
 @dataclass(frozen=True)
@@ -116,20 +113,15 @@ class Speaker:
 
 def say_all(speaker: Speaker, rows: Sequence[Mapping[str, Any]], processes: int = 1) -> Iterator[Outcome]:
     """Speak many questions, side by side, in no order; a `ChildProcessError` if a process was killed."""
-    asked = ({name: row[name] for name in ASKED} for row in rows)
+    questions = ({name: row[name] for name in ASKED} for row in rows)
     if processes == 1:
-        yield from map(speaker.say, asked)
+        yield from map(speaker.say, questions)
         return
     # Spawned, not forked: torch's threads do not survive a fork, and a forked process would hold our files open.
     with ProcessPoolExecutor(processes, get_context("spawn"), _start, (speaker,)) as pool:
-        running: set[Future] = set()
         try:
-            for row in asked:
-                running.add(pool.submit(_say, row))
-                if len(running) >= AHEAD * processes:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from _take_results(done)
-            yield from _take_results(running)
+            for said in as_completed({pool.submit(_say, row) for row in questions}):
+                yield said.result()
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 f"One of {processes} processes that speak was killed, perhaps for memory. Run the same command again "
@@ -137,15 +129,6 @@ def say_all(speaker: Speaker, rows: Sequence[Mapping[str, Any]], processes: int 
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _take_results(done: set[Future]) -> Iterator[Outcome]:
-    """The results of what went well, before the error of what did not."""
-    wait(done)
-    failed = [future for future in done if future.exception() is not None]
-    yield from (future.result() for future in done if future not in failed)
-    for future in failed:
-        future.result()
 
 
 _speaker: Speaker  # of this process

@@ -1,7 +1,5 @@
 """What `tars-trl build-dataset` may be told, on its command line or in a YAML file."""
 
-from __future__ import annotations
-
 import json
 import math
 import random
@@ -139,7 +137,6 @@ class BuildSettings(QuestionSettings):
 
     @property
     def augmentation(self) -> Augmentation:
-        """What may be done to the clips."""
         return Augmentation(share=self.augment, snr_db=(self.snr_db[0], self.snr_db[1]))
 
     def fixed(self, stage: str) -> dict[str, Any]:
@@ -156,7 +153,6 @@ class BuildSettings(QuestionSettings):
         return [voice for voice in self.voices if (voice in held_out) == (split == "test")]
 
     def engines(self) -> dict[str, Engine]:
-        """The engines of the voices, by name."""
         engines: dict[str, Engine] = {**LOCAL_ENGINES, "kokoro": Kokoro(self.kokoro_folder)}
         if self.http_url:
             engines["http"] = HttpEngine(

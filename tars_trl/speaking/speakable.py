@@ -5,8 +5,6 @@ line `Option A: …` for each option: the text of the written twin), the same in
 `prompt_for_tts_tn` (lower case, no punctuation: what a transcript is compared with). Written for English.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -102,9 +100,9 @@ def spoken_form(question: str, options: Sequence[str], *, max_characters: int = 
     if len(prompt) > max_characters:
         raise UnspeakableError("too long", f"{len(prompt)} characters, the limit is {max_characters}")
     for reason, pattern in _NOT_TEXT:
-        shown = pattern.search("\n".join([named, *bare]))
-        if shown:
-            raise UnspeakableError(reason, repr(shown[0]))
+        unspeakable = pattern.search("\n".join([named, *bare]))
+        if unspeakable:
+            raise UnspeakableError(reason, repr(unspeakable[0]))
     said = [put_into_words(option) for option in bare]
     if len({bare_words(text) for text in said}) < len(said):
         raise UnspeakableError("same options", f"{bare!r} sound like {said!r}")

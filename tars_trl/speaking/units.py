@@ -3,8 +3,6 @@
 Each function replaces one match of the pattern that stands above it.
 """
 
-from __future__ import annotations
-
 import re
 
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"

@@ -11,8 +11,6 @@ loads its own model when it first needs it. What they need is installed from ord
     http        a server of yours (see `HttpEngine`)               whatever it knows
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -222,7 +220,7 @@ class HttpEngine:
         body, token, why = _fill(self.body, {"text": text, "voice": voice, "pace": pace}), self._token(), ""
         for number in range(self.tries):
             self._wait_for_turn()
-            asked = ""
+            retry_after = ""
             try:
                 # In a thread with a loop of its own, whatever runs in this one: a deadline can end it at any point.
                 with ThreadPoolExecutor(1) as pool:
@@ -234,13 +232,13 @@ class HttpEngine:
                     return self._decode(answer, token)
                 said = _without(token, answer.decode(errors="replace")).strip()[:200]
                 why = f"status {status}, {said or httpx.codes.get_reason_phrase(status)}"
-                asked = headers.get("Retry-After", "")
+                retry_after = headers.get("Retry-After", "")
                 if status in REFUSED:
                     raise RefusedTextError(f"{self._shown}: {why}")
                 if status not in RETRIED:
                     raise VoiceError(f"{self._shown}: {why}. Check the address and the token.")
             if number + 1 < self.tries:
-                wait = float(asked) if asked.isdecimal() else self.backoff * 2**number
+                wait = float(retry_after) if retry_after.isdecimal() else self.backoff * 2**number
                 sleep(min(wait, LONGEST_WAIT))
         raise VoiceError(
             f"{self._shown}: no speech in {self.tries} tries of {self.timeout:g} s, the last one: {why}. Start the "

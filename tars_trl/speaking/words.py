@@ -4,16 +4,14 @@ Numbers are spelled by num2words; the rest is a list of rules that are applied i
 is refused, not guessed.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import UnspeakableError
-from .formulas import CALLS, FORMULAS, say_latex_fraction
-from .marks import DASH, DASH_LEFT, SLASH, refuse_dash, replace_dash, replace_dash_between_words, replace_slash
+from .formulas import CALLS, FORMULAS, say_latex_fraction, where
+from .marks import DASH, DASH_LEFT, SLASH, refuse_dash, replace_dash, replace_slash
 from .units import (
     COMPOUND,
     DENOMINATORS,
@@ -33,8 +31,8 @@ from .units import (
 
 def bare_words(text: str) -> str:
     """Lower case, without punctuation, one space between words; apostrophes inside words stay."""
-    kept = re.sub(r"(?<![a-z])'|'(?![a-z])|[^\w\s']|_", " ", text.lower())
-    return " ".join(kept.split())
+    bare = re.sub(r"(?<![a-z])'|'(?![a-z])|[^\w\s']|_", " ", text.lower())
+    return " ".join(bare.split())
 
 
 def put_into_words(text: str) -> str:
@@ -44,10 +42,10 @@ def put_into_words(text: str) -> str:
         UnspeakableError: something is left that no voice can say: a LaTeX command, an unknown symbol, another script.
     """
     for pattern, replacement in _RULES:
-        text = pattern.sub(replacement, text)
+        text = re.sub(pattern, replacement, text)
     text = unicodedata.normalize("NFKC", text)
     for pattern, replacement in _NUMBERS:
-        text = pattern.sub(replacement, text)
+        text = re.sub(pattern, replacement, text)
     text = " ".join(text.split())
     text = re.sub(r"\s+([,.;:?!]|'s\b)", r"\1", text)
     text = re.sub(r"(?<=\w)-\s+(?=(?:and|or|to|versus)\b(?!-))", " ", text)  # intra- and extraorally
@@ -167,15 +165,10 @@ def _say_power(match: re.Match) -> str:
     return f" {named} " if named else f" to the power of {exponent.replace('-', 'minus ')} "
 
 
-def _say_formula(match: re.Match) -> str:
-    """H2O -> H 2 O; anything without a digit stays."""
-    return " ".join(re.findall(r"[A-Z][a-z]?|\d+", match[0])) if re.search(r"\d", match[0]) else match[0]
-
-
-def _replace_all(entries: dict[str, str], before: str = "", after: str = "") -> tuple[re.Pattern, Callable]:
+def _replace_all(entries: dict[str, str], before: str = "", after: str = "") -> tuple[str, Callable]:
     """A rule that replaces every key by its value."""
     keys = "|".join(re.escape(key) for key in sorted(entries, key=len, reverse=True))
-    return re.compile(f"{before}({keys}){after}"), lambda match: entries[match[1]]
+    return f"{before}({keys}){after}", lambda match: entries[match[1]]
 
 
 ABBREVIATIONS = {
@@ -221,81 +214,79 @@ _MONTHS = {name: name for name in _MONTH_NAMES} | {name[:3]: name for name in _M
 _MONTH = f"({'|'.join(sorted(_MONTHS, key=len, reverse=True))})\\b"
 
 # In this order: what a later rule would take apart comes first.
-_RULES: list[tuple[re.Pattern, Any]] = [
-    (re.compile("\u00c2(?=[\u00a0-\u00bf])"), ""),
-    (re.compile("\x80[\x98\x99]"), "'"),  # what is left of UTF-8 that was read as another encoding, in MMLU for one
-    (re.compile("\x80[\x93\x94]"), ", "),
+_RULES: list[tuple[Any, Any]] = [
+    ("\u00c2(?=[\u00a0-\u00bf])", ""),
+    ("\x80[\x98\x99]", "'"),  # what is left of UTF-8 that was read as another encoding, in MMLU for one
+    ("\x80[\x93\x94]", ", "),
     *FORMULAS,
-    (re.compile("[\x80-\x9f\u200b-\u200f\ufeff]|(?:^|(?<=\\s))\u2022(?=\\s)"), " "),
-    (re.compile("[\u2018\u2019\u02bc]"), "'"),
-    (re.compile("[\u201c\u201d\u00ab\u00bb\"`]|\\*\\*|''"), " "),
-    (re.compile("\u2026|\\.{3,}"), ", "),
-    (re.compile("[\u2010\u2011]"), "-"),
-    (re.compile("\u2012|(?<=\\d)[\u2014\u2015](?=\\d)"), "\u2013"),
-    (re.compile(r"(?<![\w%°)\]])\u2013(?=\w)"), "−"),
-    (re.compile(r"(?<=[^\W\d])\u2013(?=\w)|(?<=\w)\u2013(?=[^\W\d])"), "-"),  # test–retest
-    (re.compile("\\s*[\u2014\u2015]\\s*"), ", "),
+    ("[\x80-\x9f\u200b-\u200f\ufeff]|(?:^|(?<=\\s))\u2022(?=\\s)", " "),
+    ("[\u2018\u2019\u02bc]", "'"),
+    ("[\u201c\u201d\u00ab\u00bb\"`]|\\*\\*|''", " "),
+    ("\u2026|\\.{3,}", ", "),
+    ("[\u2010\u2011]", "-"),
+    ("\u2012|(?<=\\d)[\u2014\u2015](?=\\d)", "\u2013"),
+    (r"(?<![\w%°)\]])\u2013(?=\w)", "−"),
+    (r"(?<=[^\W\d])\u2013(?=\w)|(?<=\w)\u2013(?=[^\W\d])", "-"),  # test–retest
+    ("\\s*[\u2014\u2015]\\s*", ", "),
     # $…$ around mathematics, not the prices $5 and $6
-    (re.compile(r"(?<!\\)\$((?=[^$\n]*[\\^_=+])[^$\n]+|[^$\s]{1,15})\$(?!\d)"), r" \1 "),
-    (re.compile(r"\\[()\[\]]"), " "),
-    (re.compile(r"\^\s?\{?\\circ\}?"), "°"),
-    (re.compile(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}"), r"\1"),
-    (re.compile(r"\\d?frac\{([^{}]*)\}\{([^{}]*)\}"), say_latex_fraction),
-    (re.compile(r"\\sqrt\{([^{}]*)\}"), r"√ \1"),
-    (re.compile(r"((?<=[\d)])\s?|(?<=\b[a-z]))√"), " × √"),
+    (r"(?<!\\)\$((?=[^$\n]*[\\^_=+])[^$\n]+|[^$\s]{1,15})\$(?!\d)", r" \1 "),
+    (r"\\[()\[\]]", " "),
+    (r"\^\s?\{?\\circ\}?", "°"),
+    (r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}", r"\1"),
+    (r"\\d?frac\{([^{}]*)\}\{([^{}]*)\}", say_latex_fraction),
+    (r"\\sqrt\{([^{}]*)\}", r"√ \1"),
+    (r"((?<=[\d)])\s?|(?<=\b[a-z]))√", " × √"),
     _replace_all(_LATEX, after=r"(?![a-z])"),
     *CALLS,
     (INVERSE, name_inverse_units),
-    (re.compile(f"([{_SUPERSCRIPTS}]+)(?=[\u207a\u207b])"), r" \1"),  # the charge of an ion
+    (f"([{_SUPERSCRIPTS}]+)(?=[\u207a\u207b])", r" \1"),  # the charge of an ion
     (
-        re.compile(f"(\u207b?)([{_SUPERSCRIPTS}]+)(?![\u207a\u207b])"),
+        f"(\u207b?)([{_SUPERSCRIPTS}]+)(?![\u207a\u207b])",
         lambda match: "^" + "-" * len(match[1]) + unicodedata.normalize("NFKC", match[2]),
     ),
-    (
-        re.compile(f"(\\d?)\\s?([{''.join(_VULGAR)}])"),
-        lambda match: f"{match[1]}{' and' if match[1] else ''} {_VULGAR[match[2]]}",
-    ),
+    (f"(\\d?)\\s?([{''.join(_VULGAR)}])", lambda match: f"{match[1]}{' and' if match[1] else ''} {_VULGAR[match[2]]}"),
     _replace_all(ABBREVIATIONS, before=r"(?<![\w.])", after=r"(?!\w)"),
     (HYPHENED, name_hyphened_unit),
-    (re.compile(rf"\b([0-3]?\d)-{_MONTH}"), lambda match: f"{_MONTHS[match[2]]} {spell(int(match[1]), 'ordinal')}"),
+    (rf"\b([0-3]?\d)-{_MONTH}", lambda match: f"{_MONTHS[match[2]]} {spell(int(match[1]), 'ordinal')}"),
     (DASH, replace_dash),
     (DASH_LEFT, refuse_dash),
-    (re.compile(r"(?<=[\w)\]])\s-\s(?=[\w(\[])"), replace_dash_between_words),
-    (re.compile(r"\s\u2013\s"), ", "),
-    (re.compile(_PLACED + r"(IV|V|I)\b"), lambda match: match[1] + {"I": "1", "IV": "4", "V": "5"}[match[2]]),
+    # profit = revenue - cost; Freud - the father
+    (r"(?<=[\w)\]])\s-\s(?=[\w(\[])", where(r"[=+×÷*]", "\u2212", ", ")),
+    (r"\s\u2013\s", ", "),
+    (_PLACED + r"(IV|V|I)\b", lambda match: match[1] + {"I": "1", "IV": "4", "V": "5"}[match[2]]),
     _replace_all(_ROMAN, before=r"\b", after=r"\b"),
-    (re.compile(rf"([$€£])\s?({NUMBER})(?:\s(thousand|million|billion|trillion)\b)?"), _say_money),
-    (re.compile(r"\b(\d{3}0)'?s\b"), _say_decade),
-    (
-        re.compile(r"(?<!for )(?<!after )(?<!every )(?<!takes )(?<!take )(?<![=\d.] )(?<![=\d.,])'?\b([2-9]0)'?s\b"),
-        _say_decade,
-    ),
+    (rf"([$€£])\s?({NUMBER})(?:\s(thousand|million|billion|trillion)\b)?", _say_money),
+    (r"\b(\d{3}0)'?s\b", _say_decade),
+    (r"(?<!for )(?<!after )(?<!every )(?<!takes )(?<!take )(?<![=\d.] )(?<![=\d.,])'?\b([2-9]0)'?s\b", _say_decade),
     (COMPOUND, name_compound_unit),
     (UNIT, name_unit),
     (QUOTIENT, name_quotient),
     (SLASH, replace_slash),
-    (re.compile(r"\^\s?(\{[^{}]*\}|\([^()]*\)|-?\w+)"), _say_power),
-    (re.compile(r"_\{?(\w+)\}?"), r" \1 "),
-    (re.compile(r"\b(?:[A-Z][a-z]?\d*){2,}\b"), _say_formula),
-    (re.compile(r"\bln\b(?=\s?[\w(])"), "natural log"),
+    (r"\^\s?(\{[^{}]*\}|\([^()]*\)|-?\w+)", _say_power),
+    (r"_\{?(\w+)\}?", r" \1 "),
+    (  # H2O
+        r"\b(?=[A-Za-z]*\d)(?:[A-Z][a-z]?\d*){2,}\b",
+        lambda match: " ".join(re.findall(r"[A-Z][a-z]?|\d+", match[0])),
+    ),
+    (r"\bln\b(?=\s?[\w(])", "natural log"),
     _replace_all({letter: f" {word} " for letter, word in GREEK.items()}),
 ]  # fmt: skip
-_NUMBERS: list[tuple[re.Pattern, Any]] = [
-    (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b"), lambda match: f" {spell(int(match[1]), 'ordinal')} "),
+_NUMBERS: list[tuple[Any, Any]] = [
+    (r"\b(\d+)(?:st|nd|rd|th)\b", lambda match: f" {spell(int(match[1]), 'ordinal')} "),
     (
-        re.compile(rf"\b{_MONTH}\.? ([12]?\d|3[01])(?=[,.;:?!)]|(?<!May \d)(?<!March \d)\s[a-z]|\s?$)(?![.,:]\d)"),
+        rf"\b{_MONTH}\.? ([12]?\d|3[01])(?=[,.;:?!)]|(?<!May \d)(?<!March \d)\s[a-z]|\s?$)(?![.,:]\d)",
         lambda match: f"{_MONTHS[match[1]]} {spell(int(match[2]), 'ordinal')}",
     ),
-    (re.compile(r"\b(1?\d|2[0-3]):([0-5]\d)\b"), _say_clock),
-    (re.compile(r"\b(\d{1,3}) (?=\d{1,2}[/\u2044]\d)"), r"\1 and "),  # 2 1/2
-    (re.compile(r"\b(\d+)[/\u2044](\d+)\b"), _say_fraction),
-    (re.compile(r"(?<=[\d)])\s*\*\s*(?=[\d(A-Za-z])|(?<=\w)\s\*\s(?=\w)"), " times "),
-    (re.compile(r"(?<=\d)\s?[xX]\s?(?=\d)"), " times "),
-    (re.compile(r"~\s?(?=\d)"), " about "),
-    (re.compile(r"[~\u00ac]\s?(?=[A-Za-z(])"), " not "),
-    (re.compile(r"(?<![\w-])-(?=\d|[a-z]\b|[(√])|(?<=[=+×(,\[{<>≤≥≠])\s?-(?=[A-Z]\b)"), " minus "),
+    (r"\b(1?\d|2[0-3]):([0-5]\d)\b", _say_clock),
+    (r"\b(\d{1,3}) (?=\d{1,2}[/\u2044]\d)", r"\1 and "),  # 2 1/2
+    (r"\b(\d+)[/\u2044](\d+)\b", _say_fraction),
+    (r"(?<=[\d)])\s*\*\s*(?=[\d(A-Za-z])|(?<=\w)\s\*\s(?=\w)", " times "),
+    (r"(?<=\d)\s?[xX]\s?(?=\d)", " times "),
+    (r"~\s?(?=\d)", " about "),
+    (r"[~\u00ac]\s?(?=[A-Za-z(])", " not "),
+    (r"(?<![\w-])-(?=\d|[a-z]\b|[(√])|(?<=[=+×(,\[{<>≤≥≠])\s?-(?=[A-Z]\b)", " minus "),
     _replace_all({symbol: f" {words} " for symbol, words in SYMBOLS.items()}),
-    (re.compile(rf"{NUMBER}|\.\d+"), _say_number),
-    (re.compile(r"[()\[\]|\n]+"), ", "),
-    (re.compile(r"(?<!\w)[*_]|[*_](?!\w)|[{}~]|\s-+\s"), " "),
+    (rf"{NUMBER}|\.\d+", _say_number),
+    (r"[()\[\]|\n]+", ", "),
+    (r"(?<!\w)[*_]|[*_](?!\w)|[{}~]|\s-+\s", " "),
 ]

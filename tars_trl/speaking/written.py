@@ -3,10 +3,8 @@
 Every question ends as a row or as an outcome `{"key", "reason", "detail"}` that says why it is none.
 """
 
-from __future__ import annotations
-
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -39,7 +37,11 @@ def written_rows(settings: BuildSettings) -> tuple[dict[str, Dataset], dict[str,
     if settings.held_out_split is not None:
         questions_of["test"] = _load(settings, settings.held_out_split)
     elif settings.held_out_share:
-        questions_of["train"], questions_of["test"] = _split(questions_of["train"], settings)
+        # Drawn by the seed and the key alone, so that new questions move no old one.
+        keys, questions = questions_of["train"]["key"], questions_of["train"]
+        draws = np.array([random.Random(f"{settings.seed}/held out/{key}").random() for key in keys])
+        for split, chosen in (("train", draws >= settings.held_out_share), ("test", draws < settings.held_out_share)):
+            questions_of[split] = questions.select(np.flatnonzero(chosen))
     guarded = [_text(row) for row in questions_of.get("test", ())]
     for source, _, split in (name.partition("@") for name in settings.guard):
         further = load_questions(source, split or "test", audio_required=False, strict=False)
@@ -49,8 +51,11 @@ def written_rows(settings: BuildSettings) -> tuple[dict[str, Dataset], dict[str,
     for split, questions in questions_of.items():
         kept, dropped[split] = _put_rows_into_words(questions, settings)
         if split == "train":
-            kept, leaking = _drop_leaks(kept, guarded, settings.duplicate_threshold)
-            dropped[split] += leaking
+            leaks = near_duplicates([_text(row) for row in kept], guarded, threshold=settings.duplicate_threshold)
+            for number, (other, likeness) in leaks.items():
+                detail = f"similarity {likeness:.2f} to {guarded[other]!r}"
+                dropped[split].append({"key": kept[number]["key"], "reason": "held out", "detail": detail})
+            kept = [row for number, row in enumerate(kept) if number not in leaks]
         if not kept:
             reasons = ", ".join(sorted({entry["reason"] for entry in dropped[split]}))
             raise QuestionError(
@@ -59,14 +64,6 @@ def written_rows(settings: BuildSettings) -> tuple[dict[str, Dataset], dict[str,
             )
         rows[split] = Dataset.from_list(kept, features=_features(questions, settings))
     return rows, dropped
-
-
-def _drop_leaks(rows: Sequence[Row], guarded: Sequence[str], threshold: float) -> tuple[list[Row], list[Dropped]]:
-    """Rows that are not nearly one of the guarded questions, and the others as dropped."""
-    leaks = near_duplicates([_text(row) for row in rows], guarded, threshold=threshold)
-    details = {n: f"similarity {similarity:.2f} to {guarded[other]!r}" for n, (other, similarity) in leaks.items()}
-    dropped = [{"key": rows[n]["key"], "reason": "held out", "detail": detail} for n, detail in details.items()]
-    return [row for number, row in enumerate(rows) if number not in leaks], dropped
 
 
 def _text(row: Mapping[str, Any]) -> str:
@@ -92,13 +89,6 @@ def _load(settings: BuildSettings, split: str) -> Dataset:
             "Correct the names, or leave them out."
         )
     return questions.select_columns([*CORE, *(name for name in settings.keep_columns if name not in CORE)])
-
-
-def _split(questions: Dataset, settings: BuildSettings) -> list[Dataset]:
-    """Train and test by a draw that depends on the seed and the key alone, so that new questions move no old one."""
-    draws = [random.Random(f"{settings.seed}/held out/{key}").random() for key in questions["key"]]
-    held_out = np.array(draws) < settings.held_out_share
-    return [questions.select(np.flatnonzero(chosen)) for chosen in (~held_out, held_out)]
 
 
 def _put_rows_into_words(questions: Dataset, settings: BuildSettings) -> tuple[list[Row], list[Dropped]]:

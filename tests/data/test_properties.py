@@ -12,7 +12,8 @@ from datasets import Audio, Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tars_trl.data import check_rows, load_questions, spoken_text
+from tars_trl import load_questions
+from tars_trl.data import check_rows, spoken_text
 from tars_trl.data.audio import audio_problem, load_audio
 from tars_trl.data.checking import check_audio
 from tars_trl.errors import AudioError, QuestionError

@@ -21,12 +21,11 @@ from tars_trl.data import (
     build_prompt,
     check_rows,
     hub,
-    load_questions,
     spoken_text,
     written_question,
 )
 from tars_trl.data.audio import load_audio
-from tars_trl.data.questions import draw_numbers
+from tars_trl.data.questions import draw_numbers, load_questions
 from tars_trl.errors import QuestionError, SettingError
 
 OPTIONS = ["red", "green", "blue", "grey"]

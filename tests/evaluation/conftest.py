@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from tars_trl import EvaluationSettings, evaluate
 from tars_trl.commands.evaluate import main
-from tars_trl.evaluation import EvaluationSettings, evaluate
 from tars_trl.evaluation.results import read_results, read_samples, results_file
 from tars_trl.settings import parse
 

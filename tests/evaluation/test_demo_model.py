@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tars_trl.evaluation import EvaluationSettings, evaluate
+from tars_trl import EvaluationSettings, evaluate
 from tars_trl.evaluation.results import read_pair, read_results
 from tests.conftest import ROOT
 

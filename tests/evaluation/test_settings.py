@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tars_trl import EvaluationSettings
 from tars_trl.comparison.arms import ComparisonSettings
 from tars_trl.errors import SettingError
-from tars_trl.evaluation import EvaluationSettings
 from tars_trl.settings import parse
 from tests.conftest import ROOT, check_header
 

@@ -10,7 +10,7 @@ from tars_trl import accuracy_reward, load_questions
 from tars_trl.data.audio import load_audio
 from tars_trl.data.checking import check_audio
 from tars_trl.errors import SettingError
-from tars_trl.evaluation import paired_result
+from tars_trl.evaluation.metrics import paired_result
 from tars_trl.evaluation.results import read_pair, read_samples
 from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
 from tars_trl.sampling.complete import complete

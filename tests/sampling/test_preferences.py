@@ -286,7 +286,7 @@ def test_no_pair_at_all_is_an_error(build, monkeypatch):
 
 def test_a_misspelt_model_is_refused_before_the_questions_are_read(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(shared, "load_questions", None)
-    with pytest.raises(SettingError, match="there is no such folder. Did you mean .*/model"):
+    with pytest.raises(SettingError, match="there is no such folder, .* Did you mean .*/model"):
         main(arguments(folders, tmp_path / "out", model=folders / "modle"))
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from datasets import Audio, Dataset
 
-from tars_trl.data import load_questions
+from tars_trl import load_questions
 from tars_trl.data.audio import load_audio
 from tars_trl.errors import SettingError
 from tars_trl.sampling import scores

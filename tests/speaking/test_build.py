@@ -14,7 +14,7 @@ import pytest
 import yaml
 from datasets import Features
 
-from tars_trl.data import load_questions
+from tars_trl import load_questions
 from tars_trl.data.audio import audio_problem, load_audio
 from tars_trl.errors import SettingError, VoiceError
 from tars_trl.settings import parse

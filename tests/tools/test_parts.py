@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from tars_trl.data import load_questions
+from tars_trl import load_questions
 from tests.conftest import ROOT
 
 spec = importlib.util.spec_from_file_location("unpack_parts", ROOT / "tools" / "unpack_parts.py")
