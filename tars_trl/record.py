@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -21,20 +22,26 @@ from torch import nn
 SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
-def write_run(trainer: Any, base: Any, audio_modules: Mapping[str, str]) -> dict[str, Any]:
+def write_run(
+    trainer: Any, base: Any, audio_modules: Mapping[str, str], told: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Write `run.json` into the output folder of a run, and return what it says: plain values, nothing secret.
 
     Args:
         trainer: one of this package's.
         base: its model without adapter around it.
         audio_modules: as an architecture has them (see `trainable_table`).
+        told: facts that the user tells for the card; None values are left out.
     """
     dataset, args, state = trainer.train_dataset, trainer.args, trainer.state
+    file = Path(args.output_dir) / "run.json"
     system = [turn["content"] for turn in dataset[0]["prompt"] if turn["role"] == "system"]
     if system and not isinstance(system[0], str):
         system = ["".join(part.get("text") or "" for part in system[0])]
     plain = str | int | float | bool | list | dict | None
     facts = {
+        "run_id": (read_run(args.output_dir) if file.is_file() else {}).get("run_id") or uuid.uuid4().hex,
+        **{name: value for name, value in (told or {}).items() if value is not None},
         "base_model": base.config.name_or_path,
         "base_revision": getattr(base.config, "_commit_hash", None),
         "model_class": type(base).__name__,
@@ -56,9 +63,8 @@ def write_run(trainer: Any, base: Any, audio_modules: Mapping[str, str]) -> dict
         "command": command_line(),
         **environment(),
     }
-    folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return facts
 
 

@@ -162,6 +162,15 @@ def fingerprint(clip: Any) -> str | None:
     return f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
+def clip_digest(clip: Any) -> str:
+    """What tells a clip, an Arrow scalar, from others, wherever its data set lies: its bytes, or its name and size."""
+    buffer, path = _encoded(clip)
+    if buffer is not None:
+        return str(fingerprint(clip))
+    size = os.stat(path).st_size if os.path.isfile(path) else None
+    return f"{os.path.basename(path)} {size}" if path else repr(clip.as_py())
+
+
 # ---- Memory --------------------------------------------------------------------------------------------------------
 
 

@@ -47,10 +47,19 @@ class KeptRun:
         self.args.save_total_limit = limit
         seal_checkpoint(self, limit)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """`run.json`, and the card that a `Publisher` makes of it, in the place of TRL's card."""
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """`run.json`, and the card that a `Publisher` makes of it, in the place of TRL's card.
+
+        Args:
+            model_name: title of the card; None for the repository's name.
+            dataset_name: what the card says of the data; None for the file or repository that it was read from.
+            tags: further ones of the card.
+        """
+        told = {"model_name": model_name, "dataset": dataset_name, "tags": [tags] if isinstance(tags, str) else tags}
         if self.is_world_process_zero():
-            write_run(self, self._base, self.architecture.audio_modules)
+            write_run(self, self._base, self.architecture.audio_modules, told)
             publisher = publisher_of(self)
             if publisher is not None:
                 publisher.write_card(self)

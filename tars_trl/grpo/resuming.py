@@ -8,16 +8,21 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl.trainer.utils import RepeatSampler
 
+from ..data.audio import undecoded
+from ..data.checking import clip_digest
+from ..data.hub import nearest
 from ..data.journal import sampled_pieces, sha256
-from ..data.prompts import question_key
 from ..errors import SettingError
 
 logger = logging.getLogger(__name__)
@@ -31,7 +36,10 @@ MAY_DIFFER = (
     *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "report_to", "disable_tqdm"),
 )
 """Settings that a run may change on its way without a word; so may those of logging, saving and evaluating."""
-LEFT_BY_A_RUN = (f"{PREFIX_CHECKPOINT_DIR}-*", "trainer_state.json", "completions/*.parquet", "run.json")
+LEFT_BY_A_RUN = (
+    *(f"{PREFIX_CHECKPOINT_DIR}-*", "trainer_state.json", "completions/*.parquet", "adapter_config.json"),
+    *("adapter_model.*", "run.json", "report.html"),
+)
 
 
 # ---- Checkpoints ---------------------------------------------------------------------------------------------------
@@ -64,35 +72,50 @@ def seal_checkpoint(trainer: Any, save_total_limit: int | None) -> None:
 
 def what_continues(trainer: Any) -> dict[str, Any]:
     """What a run must have in common with the checkpoint that it goes on from, as plain values."""
-    args, dataset = trainer.args, trainer.train_dataset
-    rows = dataset.select_columns(["key" if "key" in dataset.column_names else "prompt"])
+    args = trainer.args
     return {
         "model": trainer.model.config.name_or_path,
-        "questions": sha256([question_key(row) for row in rows]),
+        "dtype": str(trainer.model.dtype),
+        "questions": _questions_digest(trainer.train_dataset),
         "batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "processes": args.world_size,
         "settings": json.loads(json.dumps(args.to_dict(), default=str)),
     }
 
 
+@lru_cache(maxsize=1)
+def _questions_digest(dataset: Dataset) -> str:
+    """Digest of what is asked, what is right and what is heard; of a clip in a file, of its name and size."""
+    digests = []
+    if "audio" in dataset.column_names:
+        clips = undecoded(dataset).select_columns(["audio"]).with_format("arrow")
+        digests = [clip_digest(row["audio"][0]) for row in clips]
+        dataset = dataset.remove_columns("audio")
+    return sha256([*digests, *(sha256(json.dumps(row, default=str)) for row in dataset.with_format(None))])
+
+
 def checkpoint_problem(folder: Path) -> str | None:
     """Why a run cannot go on from a checkpoint exactly; None if it can."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = [(folder / name, size, digest) for name, (size, digest) in manifest["files"].items()]
+        complete = {"model", "dtype", "questions", "batch", "processes", "resumable"} <= manifest.keys()
+        damaged = not (complete and files and isinstance(manifest["settings"], dict))
     except FileNotFoundError:
         return f"it has no {MANIFEST}: its save was cut short, or another program wrote it"
-    except ValueError:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        damaged = True
+    if damaged:
         return f"its {MANIFEST} is damaged"
     if not manifest["resumable"]:
         return "it was saved with save_only_model, without optimizer, scheduler and random states"
-    for name, (size, digest) in manifest["files"].items():
-        path = folder / name
+    for path, size, digest in files:
         if not path.is_file():
-            return f"{name} is missing"
+            return f"{path.name} is missing"
         if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+            return f"{path.name} has {path.stat().st_size} bytes instead of {size}"
         if _digest(path) != digest:
-            return f"{name} was changed after it was saved"
+            return f"{path.name} was changed after it was saved"
     return None
 
 
@@ -148,22 +171,32 @@ def checkpoint_to_continue(trainer: Any, wanted: str | bool | None) -> str | Non
     checkpoint, refusal = broadcast_object_list([checkpoint, refusal])
     if refusal is not None:
         raise SettingError(refusal)
-    if checkpoint is None and trainer.args.should_save:
+    if trainer.args.should_save and (checkpoint is None or _is_elsewhere(checkpoint, folder)):
         for path in _left_by_a_run(folder):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir() and not trainer.args.overwrite_output_dir:  # a save that was cut short
+                names = (path.with_name(f"cut-short-{number}-{path.name}") for number in count(1))
+                put_aside = path.rename(next(name for name in names if not name.exists()))
+                logger.warning("%s is not whole and was put aside, as %s.", path, put_aside.name)
+            elif path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     trainer.accelerator.wait_for_everyone()
     return checkpoint
 
 
 def _look_for_checkpoint(folder: Path, wanted: str | bool | None, now: dict[str, Any], overwrite: bool) -> str | None:
-    """The checkpoint; None for a fresh start, in a folder where another run is either not or may be replaced."""
+    """The checkpoint; None for a fresh start. Where it is not the folder's own, the folder may hold no other run."""
     last = wanted in (True, "last", "True", "true")
     if last:
         wanted = last_checkpoint(folder)
         say = "goes on from" if wanted else "starts anew: there is no whole checkpoint in"
         logger.warning("The run %s %s.", say, wanted or folder)
     elif wanted:
-        problem = checkpoint_problem(Path(str(wanted)))
+        path = Path(str(wanted))
+        if not path.is_dir():
+            raise SettingError(f"resume_from_checkpoint={wanted!r}: there is no such folder. {nearest(path)}")
+        problem = checkpoint_problem(path)
         if problem is not None:
             raise SettingError(
                 f"resume_from_checkpoint={wanted!r}: {problem}, so a run cannot go on from it exactly. Name another "
@@ -171,17 +204,21 @@ def _look_for_checkpoint(folder: Path, wanted: str | bool | None, now: dict[str,
             )
     if wanted:
         _refuse_another_run(now, Path(str(wanted)))
-        return str(wanted)
-    left = _left_by_a_run(folder)
-    finished = any(path.name == "trainer_state.json" for path in left)
-    trained = any(path.name != "run.json" for path in left)
-    if trained and not overwrite and (finished or not last):
-        raise SettingError(
-            f"output_dir={str(folder)!r} holds a run already ({left[0].name}), and two runs in one folder would be "
-            "mixed in its report. Give another output_dir, go on with --resume_from_checkpoint last, or replace it "
-            "with --overwrite_output_dir true."
-        )
-    return None
+    if not wanted or _is_elsewhere(str(wanted), folder):
+        left = [path for path in _left_by_a_run(folder) if path.name not in ("run.json", "report.html")]
+        # What this very run leaves, where it was interrupted before its first checkpoint was whole.
+        begun = [path for path in left if path.suffix == ".parquet" or path.is_dir() and not (path / MANIFEST).exists()]
+        if left and not overwrite and not (last and begun == left):
+            raise SettingError(
+                f"output_dir={str(folder)!r} holds a run already ({left[0].name}), and two runs in one folder would be "
+                "mixed in its report. Give another output_dir, go on with --resume_from_checkpoint last from a "
+                "checkpoint that is whole, or replace it with --overwrite_output_dir true."
+            )
+    return str(wanted) if wanted else None
+
+
+def _is_elsewhere(checkpoint: str, folder: Path) -> bool:
+    return Path(checkpoint).resolve().parent != folder.resolve()
 
 
 def _left_by_a_run(folder: Path) -> list[Path]:
@@ -208,6 +245,8 @@ def _refuse_another_run(now: dict[str, Any], folder: Path) -> None:
         for name in before
         if before[name] != settings.get(name) and name not in MAY_DIFFER and not name.startswith(ways)
     ]
+    if manifest["dtype"] != now["dtype"]:
+        others.append(f"dtype {manifest['dtype']} -> {now['dtype']}")
     if manifest["processes"] != now["processes"]:
         others.append(f"processes {manifest['processes']} -> {now['processes']} (other random states)")
     if others:

@@ -5,6 +5,7 @@ What is gathered here is laid out by `report.html.jinja`, which escapes all text
 
 import base64
 import io
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from os.path import getmtime
@@ -21,13 +22,16 @@ from ..data.audio import TARGET_RATE, load_audio
 from ..errors import NotLoggedError
 from ..evaluation.drift import read_layer_stats
 from ..evaluation.metrics import with_interval
-from ..evaluation.results import read_pair
+from ..evaluation.results import read_pair, read_results
+from ..models.loading import identity
 from ..record import read_run
 from . import plots
 from .frames import LoggedRun, completions_frame, load_run, reward_columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
 
 ENCODINGS = {b"OggS": "audio/ogg", b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"ID3\x03": "audio/mpeg"}
 MOST_BYTES = 200_000
@@ -63,7 +67,7 @@ def write_report(
         "name": logged.name,
         "command": facts.get("command"),
         "seconds": round(facts["seconds"]) if facts.get("seconds") else None,
-        "before_after": _before_after(folder / "evaluation"),
+        "before_after": _before_after(folder),
         "curves": _curves(logged),
         "drift": _drift(folder),
         "questions": _questions(folder, questions, samples),
@@ -166,8 +170,13 @@ def _twin(modality: str, remark: str, completion: str, rewards: Sequence[Sequenc
 # ---- Sections; each is empty where the run has nothing for it -------------------------------------------------------
 
 
-def _before_after(evaluation: Path) -> dict[str, Any] | None:
+def _before_after(folder: Path) -> dict[str, Any] | None:
+    evaluation = folder / "evaluation"
     if not all((evaluation / name).is_dir() for name in ("before", "after")):
+        return None
+    measured = (read_results(evaluation / "after").get("hashes") or {}).get("adapter")
+    if measured and (folder / "adapter_config.json").is_file() and measured != identity(str(folder)):
+        logger.warning("%s is of other weights than the run's and is left out: evaluate the run.", evaluation / "after")
         return None
     results = {name: read_pair(evaluation / name) for name in ("before", "after")}
     rates = {"recovery": "recovery, %"}

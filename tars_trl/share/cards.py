@@ -107,15 +107,17 @@ def write_card(
     else:
         loading = "\n".join(architecture.card_loading(name))
     trained_by = facts.get("trainer", "TARSGRPOTrainer")
+    title = _one_line(facts.get("model_name") or name.split("/")[-1])
+    tags = [_one_line(tag) for tag in facts.get("tags") or []]
     data = ModelCardData(
-        model_name=_one_line(name.split("/")[-1]),
+        model_name=title,
         base_model=base if on_hub else None,
         library_name="peft" if adapter else "transformers",
         license=_one_line(license or "other"),
         license_name=None if license else "base-model",
         license_link=f"https://huggingface.co/{base}" if on_hub and not license else None,
         language="en",
-        tags=[*METHOD_TAGS.get(trained_by, []), "tars-trl", "trl", "speech", "audio", "speech-llm"],
+        tags=[*METHOD_TAGS.get(trained_by, []), "tars-trl", "trl", "speech", "audio", "speech-llm", *tags],
         pipeline_tag="audio-text-to-text",
         eval_results=[entry for benchmark, pair in results.items() for entry in _evaluations(benchmark, pair)] or None,
     )
@@ -125,6 +127,7 @@ def write_card(
         **IN_TEMPLATES,
         facts=facts,
         name=name,
+        title=title,
         base=base,
         base_name=base_name,
         on_hub=on_hub,

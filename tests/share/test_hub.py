@@ -28,6 +28,8 @@ def hub(monkeypatch):
     constants = huggingface_hub.constants
     server = Hub()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants._HF_DEFAULT_ENDPOINT, server.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the server speaks git-lfs
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made with the address of the first call
@@ -194,6 +196,19 @@ def test_trainer_pushes_its_adapter_with_our_card(hub, make_trainer, tiny, tmp_p
     assert not any(TOKEN.encode() in content for content in files.values())
     with pytest.raises(FileExistsError, match="me/run holds"):
         make_trainer(build_model=copy.deepcopy(model), callbacks=[PublishCallback()], **settings)
+
+    hub.create("me/precious", private=True)
+    hub.files("me/precious")["adapter_model.safetensors"] = b"another's"
+    settings |= {"resume_from_checkpoint": "last", "max_steps": 2}
+    with pytest.raises(FileExistsError, match="me/precious holds 1 other files"):
+        make_trainer(build_model=copy.deepcopy(model), callbacks=[PublishCallback()],
+                     **settings | {"hub_model_id": "me/precious"})  # fmt: skip
+    trainer = make_trainer(build_model=copy.deepcopy(model), callbacks=[PublishCallback()], **settings)
+    trainer.train("last")
+    trainer.push_to_hub(dataset_name="my/questions", tags="mine")
+    assert json.loads(hub.files("me/run")["run.json"])["steps"] == 2, "its own repository goes on"
+    card = hub.files("me/run")["README.md"].decode()
+    assert "(my/questions)" in card and "- mine" in card
 
 
 @pytest.mark.parametrize("published", [False, True])
