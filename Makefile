@@ -16,7 +16,7 @@ help:       ## this list
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[demo,data,dev,docs]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[demo,data,voxtral,dev,docs]"
 	touch $@
 
 setup: $(STAMP)     ## make .venv with the tested versions of everything

@@ -57,6 +57,9 @@ class SpeechTrainingSettings(AudioSettings):
     )
     lora_alpha: int = setting(32, "Scale of LoRA (paper, table 5: 32).", least=1)
     lora_dropout: float = setting(0.05, "Dropout of LoRA, in the update only (released code).", least=0, most=1)
+    lora_experts: bool = setting(
+        False, "LoRA on the experts of a mixture, too, beside its attention; needs lora_dropout 0."
+    )
     use_cpu: bool = setting(False, "Run on the CPU although there is an accelerator, or train a large model on it.")
     freeze_audio: bool = setting(True, "Keep audio tower, projector and vision as they are (paper).")
     overwrite_output_dir: bool = setting(

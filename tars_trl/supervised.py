@@ -23,8 +23,7 @@ from .errors import QuestionError, SettingError
 from .grpo.kept_run import KeptRun
 from .grpo.preparing import own_settings, prepare_training, usable_questions
 from .models import SpeechLLM
-from .models.hooks import placed_audio
-from .models.prompting import base_of, end_tokens_of, twin_prompt
+from .models.prompting import base_of, end_tokens_of, heard, twin_prompt
 from .models.sharding import ClipEncoder
 from .settings import setting
 
@@ -135,30 +134,6 @@ class SpeechCollator:
         return [*self.processor.tokenizer(text, add_special_tokens=False)["input_ids"], *self.end]
 
 
-def end_of_turn(processor: Any, end_tokens: Sequence[int]) -> list[int]:
-    """Token ids behind an assistant's text, as the chat template writes them, up to the first one that ends a turn.
-
-    Args:
-        end_tokens: ids at which generation stops.
-
-    Raises:
-        ValueError: no such token follows, so that a trained model would not know when to stop.
-    """
-    said = "tars-trl"
-    turns = [{"role": "user", "content": said}, {"role": "assistant", "content": said}]
-    written = processor.apply_chat_template([turns], tokenize=False)
-    text = written[0] if isinstance(written, list) else written
-    ids = processor.tokenizer(text.rpartition(said)[2], add_special_tokens=False)["input_ids"]
-    ends = [place for place, token in enumerate(ids) if token in end_tokens]
-    if not ends:
-        raise ValueError(
-            f"The chat template writes {text.rpartition(said)[2]!r} behind an assistant's turn, which holds none of "
-            f"the tokens {list(end_tokens)} that end a generation: the model would not learn to stop. Correct the "
-            "chat template, or eos_token_id of the generation config."
-        )
-    return list(ids[: ends[0] + 1])
-
-
 # ---- Trainers ------------------------------------------------------------------------------------------------------
 
 
@@ -206,7 +181,7 @@ class SpeechTrainer(KeptRun):
         base = base_of(model)
         processor = processing_class or AutoProcessor.from_pretrained(base.config.name_or_path, padding_side="left")
         pad = self.padding(processor.tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of)
-        end = end_of_turn(processor, end_tokens_of(base, processor))
+        end = self.architecture.end_of_turn(processor, end_tokens_of(base, processor))
         parent: Any = super()
         parent.__init__(
             model=model,
@@ -231,9 +206,8 @@ class SpeechTrainer(KeptRun):
         batch = {name: value for name, value in inputs.items() if name != "audio"}
         with torch.no_grad():
             clips = self._encoder.encode(self.model, inputs["audio"]) * len(self.completions)
-        base = self._base
         parent: Any = super()
-        with placed_audio(base.get_input_embeddings(), self.architecture.audio_token(base), clips):
+        with heard(self._base, clips):
             return parent.compute_loss(model, batch, *args, **kwargs)
 
 

@@ -31,7 +31,7 @@ class OneStep(TARSGRPOTrainer):
         for number, row in enumerate(self._rollout.rows):
             generator = torch.Generator().manual_seed(1000 * int(row["key"][1:]) + (first + number) % 8)
             length = int(torch.randint(2, 9, (1,), generator=generator))
-            ids = torch.randint(20, 200, (length,), generator=generator).tolist()
+            ids = torch.randint(40, 200, (length,), generator=generator).tolist()
             chosen.append([*ids, self.eos_token_ids[0]])
         width, length = max(map(len, prompt_ids)), max(map(len, chosen))
         pad = self._tokenizer.pad_token_id

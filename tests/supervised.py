@@ -1,15 +1,11 @@
 """What the tests of both supervised trainers share: rows, gradients, and log-probs by the class's own audio path."""
 
-import tiny_omni
 import torch
 from datasets import Audio, Dataset
 
 from tars_trl.data.audio import load_audio
 from tars_trl.data.prompts import spoken_prompt
 from tests.conftest import question
-from tests.models import tiny_phi4
-
-ARCHITECTURES = {"qwen2_5_omni_thinker": tiny_omni.tiny_random, "phi4_multimodal": tiny_phi4.tiny_random}
 
 # Largest differences over four seeds: 4e-6 (SFT) and 1.2e-5 (DPO), of gradients up to 3; sums in another order.
 TOLERANCE = {"rtol": 1e-4, "atol": 5e-5}

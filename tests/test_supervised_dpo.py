@@ -7,7 +7,8 @@ import torch
 
 from tars_trl.supervised import SpeechDPOConfig, SpeechDPOTrainer
 from tests.conftest import questions
-from tests.supervised import ARCHITECTURES, REPLIES, SETTINGS, TOLERANCE, gradients, native_logps, rows, said, stir
+from tests.models.tiny import ARCHITECTURES
+from tests.supervised import REPLIES, SETTINGS, TOLERANCE, gradients, native_logps, rows, said, stir
 
 CHOSEN, REJECTED = REPLIES, ["two plus one", "one", "What is the answer? A. B. C. D. one two"]
 

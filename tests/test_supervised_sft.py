@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 from trl import SFTConfig
 
 from tars_trl.errors import AudioError
-from tars_trl.supervised import SpeechSFTConfig, SpeechSFTTrainer, end_of_turn
+from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
+from tars_trl.supervised import SpeechSFTConfig, SpeechSFTTrainer
 from tests.conftest import ROOT, question, questions
-from tests.supervised import ARCHITECTURES, REPLIES, SETTINGS, TOLERANCE, gradients, native_logps, rows, said, stir
+from tests.models.tiny import ARCHITECTURES
+from tests.supervised import REPLIES, SETTINGS, TOLERANCE, gradients, native_logps, rows, said, stir
 
 
 @pytest.fixture
@@ -82,9 +84,10 @@ def test_text_and_message_completions_are_the_same(make):
     assert trainer.data_collator.completion_ids(row, "text") == trainer.data_collator.completion_ids(row, "message")
 
 
-@pytest.mark.parametrize(("name", "end"), [("qwen2_5_omni_thinker", "<|im_end|>"), ("phi4_multimodal", "<|end|>")])
-def test_completion_ends_as_a_turn_does(name, end, make):
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_completion_ends_as_a_turn_does(name, make):
     """The token that the chat template puts behind a reply, not whichever the tokenizer calls its end."""
+    end = {"phi4_multimodal": "<|end|>", "voxtral": "</s>"}.get(name, "<|im_end|>")
     trainer = make(ARCHITECTURES[name](0))
     ids = trainer.data_collator.completion_ids({"completion": "one"}, "completion")
     assert trainer.processing_class.tokenizer.decode(ids[-1:]) == end
@@ -93,7 +96,7 @@ def test_completion_ends_as_a_turn_does(name, end, make):
 def test_template_without_an_end_is_refused(tiny):
     _, processor = tiny
     with pytest.raises(ValueError, match="would not learn to stop"):
-        end_of_turn(processor, [1])
+        Qwen2_5OmniThinker().end_of_turn(processor, [1])
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -1,7 +1,7 @@
 """Checkpoints as a training leaves them, with random adapters, and an Omni around the tiny thinker."""
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 
 from tars_trl.models import architecture_of
@@ -9,8 +9,7 @@ from tars_trl.models import architecture_of
 
 def with_adapter(model):
     """`model` with our LoRA, its weights random."""
-    targets = architecture_of(model.config.model_type).lora_targets
-    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    adapted = get_peft_model(model, architecture_of(model.config.model_type).lora(r=4, lora_alpha=8))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:

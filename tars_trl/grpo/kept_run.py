@@ -29,7 +29,7 @@ class KeptRun:
 
     def _show_trainable(self) -> None:
         """Print what is trained, after a look at where the adapters are (see `refuse_misplaced_adapters`)."""
-        refuse_misplaced_adapters(self._base, self.architecture, self.args.freeze_audio)
+        refuse_misplaced_adapters(self._base, self.architecture, self.args)
         if self.is_world_process_zero():
             print(format_trainable(trainable_table(self._base, self.architecture.audio_modules)))
 

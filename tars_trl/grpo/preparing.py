@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import set_seed
 
 from ..data.checking import check_audio
@@ -109,16 +108,32 @@ def prepare_training(
     base = base_of(model)
     architecture = architecture_of(base.config.model_type)
     architecture.prepare(base)
+    longest = architecture.longest_clip
+    if longest is not None and args.max_audio_seconds > longest and getattr(args, "modalities", "speech") != "text":
+        raise SettingError(
+            f"max_audio_seconds={args.max_audio_seconds:g}, and {architecture.class_name} hears {longest:g} s: its "
+            f"processor cuts what is longer. Set max_audio_seconds: {longest:g}; on_bad_audio: skip leaves out longer "
+            "questions."
+        )
+    if architecture.router is not None:
+        if args.router_aux_loss_coef:
+            raise SettingError(
+                f"router_aux_loss_coef={args.router_aux_loss_coef}: the router of a mixture stays as it is here, so a "
+                "loss that balances it would move attention instead. Leave it out."
+            )
+        args.router_aux_loss_coef = 0.0  # None is TRL's word for the checkpoint's own
     if args.freeze_audio:
         for path in architecture.audio_modules.values():
             base.get_submodule(path).requires_grad_(False)
     if peft_config is None and args.lora_r > 0 and base is model:
-        peft_config = LoraConfig(
-            r=args.lora_r,
-            lora_alpha=args.lora_alpha,
-            lora_dropout=args.lora_dropout,
-            target_modules=architecture.lora_targets,
-            task_type="CAUSAL_LM",
+        if args.lora_experts and (not architecture.expert_parameters or args.lora_dropout):
+            raise SettingError(
+                f"lora_experts=True with lora_dropout={args.lora_dropout} on a {architecture.class_name}: only a "
+                "mixture has experts, and LoRA on their stacked weights knows no dropout. Set lora_dropout: 0 for a "
+                "mixture, or leave lora_experts off."
+            )
+        peft_config = architecture.lora(
+            experts=args.lora_experts, r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout
         )
     whole = peft_config is None and base is model
     if not args.freeze_audio and not whole:
@@ -152,19 +167,35 @@ def refuse_several_turns(arguments: dict[str, Any]) -> None:
             )
 
 
-def refuse_misplaced_adapters(base: Any, architecture: SpeechLLM, frozen: bool) -> None:
+def refuse_misplaced_adapters(base: Any, architecture: SpeechLLM, args: Any) -> None:
     """Refuse LoRA on the audio side, where a frozen one would be trained, or modules adapted that never run.
 
     PEFT turns an expression of `target_modules` into bare leaf names for mixture models, and `all-linear` means every
-    linear layer there is.
+    linear layer there is. A mixture's router is never adapted.
+
+    Raises:
+        SettingError: adapters where they should not be, or none on the experts where they were asked for.
     """
     adapted = [name for name, module in base.named_modules() if getattr(module, "lora_A", None)]
     misplaced = [name for name in adapted if any(name.startswith(f"{p}.") for p in architecture.audio_modules.values())]
-    if misplaced and frozen:
+    if misplaced and args.freeze_audio:
         raise SettingError(
             f"{len(misplaced)} of {len(adapted)} LoRA adapters are on the audio or vision side, such as "
             f"{misplaced[0]}, which freeze_audio keeps as it is. Give target_modules of the language model alone, such "
             f"as {architecture.lora_targets!r}, or no peft_config."
+        )
+    routers = [name for name in adapted if architecture.router is not None and name.endswith(f".{architecture.router}")]
+    if routers:
+        raise SettingError(
+            f"{len(routers)} of {len(adapted)} LoRA adapters are on the router, such as {routers[0]}, which chooses "
+            "experts and stays as it is. Give target_modules of attention, and target_parameters "
+            f"{list(architecture.expert_parameters)} for the experts, or no peft_config."
+        )
+    experts = {end.rpartition(".")[0] for end in architecture.expert_parameters}
+    if args.lora_experts and not any(name.endswith(end) for name in adapted for end in experts):
+        raise SettingError(
+            f"lora_experts=True, and none of {len(adapted)} LoRA adapters is on an expert: the peft_config, or the "
+            "adapter that the model came with, says otherwise. Leave lora_experts off, or give no peft_config."
         )
 
 

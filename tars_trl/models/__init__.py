@@ -4,8 +4,9 @@ Adding an architecture is one new file here, one line in `ARCHITECTURES`, and on
 imports the trainer. Nothing architecture-specific is imported before it is asked for.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,14 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import SettingError
+from ..data.audio import TARGET_RATE
+from ..errors import AudioError, SettingError
+from .hooks import placed_audio
 
 Features = Mapping[str, Tensor]
-"""What a processor makes of one clip: tensors without a batch dimension, in the processor's names."""
+"""What a processor makes of one clip, in the processor's names, and under `AUDIO_TOKENS` how many placeholders."""
+AUDIO_TOKENS = "audio_tokens"
 
 ARCHITECTURES = {
     "qwen2_5_omni": "qwen2_5_omni.Qwen2_5OmniThinker",
     "qwen2_5_omni_thinker": "qwen2_5_omni.Qwen2_5OmniThinker",
+    "qwen3_omni_moe": "qwen3_omni.Qwen3OmniThinker",
+    "qwen3_omni_moe_thinker": "qwen3_omni.Qwen3OmniThinker",
+    "qwen2_audio": "qwen2_audio.Qwen2Audio",
+    "voxtral": "voxtral.Voxtral",
     "phi4_multimodal": "phi4_multimodal.Phi4Multimodal",
 }
 """Module and class in this folder, by the `model_type` of a config."""
@@ -40,23 +48,44 @@ class Prompt:
     """The clip itself, float32 (samples,), for engines that make features of their own."""
 
 
-class SpeechLLM(ABC):
-    """What the package asks of an architecture; stateless. Defaults are what most have in common."""
+class SpeechLLM:
+    """What the package asks of an architecture; stateless. Defaults are what most have in common.
+
+    A plain one (a tower, a projector, a decoder called `language_model`, and the class's own `get_audio_features`) sets
+    the first few attributes and is done.
+    """
 
     class_name: ClassVar[str]
     """Class of the text-producing model in transformers."""
-    audio_modules: ClassVar[dict[str, str]]
+    audio_modules: ClassVar[dict[str, str]] = {
+        "audio tower": "model.audio_tower",
+        "audio projector": "model.multi_modal_projector",
+    }
     """Component name to module path, for what is frozen beside the language model: audio tower, projector, vision."""
-    decoder: ClassVar[str]
+    decoder: ClassVar[str] = "model.language_model"
     """Path of the language model: a module with `layers` and a final `norm`."""
-    lora_targets: ClassVar[str]
+    lora_targets: ClassVar[str] = (
+        r"(.*\.)?model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+    )
     """Regular expression (full match) of the language model's linear layers, for `peft.LoraConfig.target_modules`."""
+    expert_parameters: ClassVar[tuple[str, ...]] = ()
+    """Of a mixture: ends of the names of its experts' parameters, for `peft.LoraConfig.target_parameters`."""
+    router: ClassVar[str | None] = None
+    """Of a mixture: end of the names of the modules that choose experts, which are never adapted."""
     decoder_layer_class: ClassVar[str]
     """Class of a decoder layer, which FSDP wraps (`fsdp_transformer_layer_cls_to_wrap`)."""
+    features: ClassVar[tuple[str, ...]] = ("input_features", "feature_attention_mask")
+    """What of the processor's output for one clip `get_audio_features` takes; of several clips it is concatenated."""
+    processor_options: ClassVar[dict[str, str]] = {}
+    """What `AutoProcessor.from_pretrained` has to be told to open a folder without the model, such as an adapter's."""
+    longest_clip: ClassVar[float | None] = None
+    """Seconds, where the processor cuts what is longer without a word; None where it takes any length."""
     native_revisions: ClassVar[dict[str, str]] = {}
     """Hub id to the revision that holds weights of the class, where that is not main."""
     in_vllm: ClassVar[bool] = False
     """Whether vLLM has an implementation that takes these weights and hears."""
+
+    # ---- The model -------------------------------------------------------------------------------------------------
 
     def load(self, model_id: str, **kwargs: Any) -> Any:
         """The text-producing model alone, from a hub id or a folder; `kwargs` go to `from_pretrained`."""
@@ -71,30 +100,16 @@ class SpeechLLM(ABC):
         with torch.device("meta"):
             return getattr(transformers, self.class_name)(config)
 
+    def image_token(self, model: Any) -> int | None:
+        """Id of the image placeholder, None for a class without images."""
+        return getattr(model.config, "image_token_id", None)
+
     def prepare(self, model: Any) -> None:
         """Give a model that is to be trained, loaded here or by the user, what TRL expects of any multimodal one.
 
         TRL 1.16 reads the image placeholder of every multimodal model from its config (`GRPOTrainer.__init__`).
         """
-        if not hasattr(model.config, "image_token_id"):
-            model.config.image_token_id = None
-
-    @abstractmethod
-    def prompt(
-        self, processor: Any, conversation: list[dict[str, Any]], waveform: np.ndarray | None, **kwargs: Any
-    ) -> Prompt:
-        """Tokens (and features) of a conversation that ends with the user's turn, generation prompt added.
-
-        Args:
-            processor: the checkpoint's.
-            conversation: messages whose contents are lists of parts, one of them `{"type": "audio"}` if it is spoken.
-            waveform: the clip of its audio part, float32 (samples,) at the processor's rate; None if it is written.
-            kwargs: go to the chat template.
-        """
-
-    @abstractmethod
-    def encode(self, model: Any, clips: Sequence[Features]) -> list[Tensor]:
-        """Audio embeddings (audio tokens of the clip, H), one tensor a clip, as the decoder's input wants them."""
+        model.config.image_token_id = self.image_token(model)
 
     def audio_token(self, model: Any) -> int:
         """Id of the placeholder that stands for one audio embedding."""
@@ -102,8 +117,25 @@ class SpeechLLM(ABC):
 
     def unsampled_tokens(self, model: Any) -> list[int]:
         """Ids that a completion must never contain: placeholders that the next forward pass would take for media."""
-        ids = [getattr(model.config, f"{kind}_token_id", None) for kind in ("audio", "image", "video")]
-        return sorted({token for token in ids if token is not None})
+        ids = {self.audio_token(model), self.image_token(model), getattr(model.config, "video_token_id", None)}
+        return sorted(token for token in ids if token is not None)
+
+    def lora(self, *, experts: bool = False, **settings: Any) -> Any:
+        """The `peft.LoraConfig` that adapts the language model's linear layers, with further `settings` of it.
+
+        PEFT makes bare names (`q_proj`) of an expression for mixtures, which towers have too: they are excluded.
+
+        Args:
+            experts: whether a mixture's experts are adapted beside its attention.
+            settings: such as `r`, `lora_alpha` and `lora_dropout`.
+        """
+        from peft import LoraConfig
+
+        if self.expert_parameters:
+            outside = "|".join(map(re.escape, self.audio_modules.values()))
+            settings["exclude_modules"] = rf"(.*\.)?({outside})\..*"
+            settings["target_parameters"] = list(self.expert_parameters) if experts else None
+        return LoraConfig(target_modules=self.lora_targets, task_type="CAUSAL_LM", **settings)
 
     def state_modules(self, model: Any) -> list[nn.Module]:
         """L modules whose outputs are `hidden_states[1:]` as transformers returns them.
@@ -117,12 +149,102 @@ class SpeechLLM(ABC):
         """A parameter of the text-producing model under the name that vLLM's loader expects (only if `in_vllm`)."""
         return name
 
+    # ---- What it reads and hears -----------------------------------------------------------------------------------
+
+    def prompt(
+        self, processor: Any, conversation: list[dict[str, Any]], waveform: np.ndarray | None, **kwargs: Any
+    ) -> Prompt:
+        """Tokens (and features) of a conversation that ends with the user's turn, generation prompt added.
+
+        Here through the processor's chat template and the processor itself.
+
+        Args:
+            processor: the checkpoint's.
+            conversation: messages whose contents are lists of parts, one of them `{"type": "audio"}` if it is spoken.
+            waveform: the clip of its audio part, float32 (samples,) at the processor's rate; None if it is written.
+            kwargs: go to the chat template.
+
+        Raises:
+            AudioError: the clip is longer than `longest_clip`.
+        """
+        text = processor.apply_chat_template([conversation], tokenize=False, add_generation_prompt=True, **kwargs)
+        if waveform is None:
+            return Prompt(processor(text=text)["input_ids"][0])
+        seconds = len(waveform) / TARGET_RATE
+        if self.longest_clip is not None and seconds > self.longest_clip:
+            raise AudioError(
+                f"a clip of {seconds:.1f} s",
+                f"{self.class_name} hears {self.longest_clip:g} s and no more",
+                f"Set max_audio_seconds: {self.longest_clip:g}, or ask another model.",
+                reason="too long",
+            )
+        # A processor loaded with `padding_side="left"`, for its tokenizer, would put silence before the clip.
+        processor.feature_extractor.padding_side = "right"
+        inputs = self.process(processor, text, waveform)
+        ids = inputs["input_ids"][0].tolist()
+        count = ids.count(processor.tokenizer.convert_tokens_to_ids(processor.audio_token))
+        return Prompt(ids, {**{name: inputs[name] for name in self.features}, AUDIO_TOKENS: torch.tensor(count)})
+
+    def process(self, processor: Any, text: Any, waveform: np.ndarray) -> Mapping[str, Tensor]:
+        """The processor's output for one prompt: `input_ids` (1, T), and `features`."""
+        return processor(text=text, audio=[waveform], return_tensors="pt")
+
+    def encode(self, model: Any, clips: Sequence[Features]) -> list[Tensor]:
+        """Audio embeddings (audio tokens of the clip, H), one tensor a clip, as the decoder's input wants them."""
+        tower = model.get_submodule(self.audio_modules["audio tower"])
+        batch = {name: torch.cat([clip[name] for clip in clips]).to(tower.device) for name in self.features}
+        batch = {name: part.to(tower.dtype) if part.is_floating_point() else part for name, part in batch.items()}
+        return list(self.audio_embeddings(model, batch).split([int(clip[AUDIO_TOKENS]) for clip in clips]))
+
+    def audio_embeddings(self, model: Any, features: Mapping[str, Tensor]) -> Tensor:
+        """(audio tokens of all clips, H) of their concatenated features."""
+        return model.get_audio_features(**features).pooler_output
+
+    def placed(self, model: Any, clips: Sequence[Tensor | None]) -> AbstractContextManager[None]:
+        """While the block runs, each row's audio embeddings reach the decoder (see `hooks.placed_audio`).
+
+        Here through the token embedding. A class that rewrites ids before the look-up, or embeddings behind it, has
+        them placed in front of the decoder instead (`hooks.audio_before_decoder`).
+        """
+        return placed_audio(model.get_input_embeddings(), self.audio_token(model), clips)
+
+    def end_of_turn(self, processor: Any, end_tokens: Sequence[int]) -> list[int]:
+        """Token ids behind an assistant's text, as the chat template writes them, up to the first that ends a turn.
+
+        Args:
+            processor: the checkpoint's.
+            end_tokens: ids at which generation stops.
+
+        Raises:
+            ValueError: no such token follows, so that a trained model would not know when to stop.
+        """
+        said = "tars-trl"
+        turns = [{"role": "user", "content": said}, {"role": "assistant", "content": said}]
+        written = processor.apply_chat_template([turns], tokenize=False)
+        text = written[0] if isinstance(written, list) else written
+        ids = processor.tokenizer(text.rpartition(said)[2], add_special_tokens=False)["input_ids"]
+        ends = [place for place, token in enumerate(ids) if token in end_tokens]
+        if not ends:
+            raise ValueError(
+                f"The chat template writes {text.rpartition(said)[2]!r} behind an assistant's turn, which holds none "
+                f"of the tokens {list(end_tokens)} that end a generation: the model would not learn to stop. Correct "
+                "the chat template, or eos_token_id of the generation config."
+            )
+        return list(ids[: ends[0] + 1])
+
     # ---- What is exported ------------------------------------------------------------------------------------------
 
-    card_template: ClassVar[str] = "processor"
-    """In the code of a model card, what has the chat template: an expression of `processor`."""
     card_audio: ClassVar[str] = '[{"type": "audio"}]'
-    """There, the content of a user turn that is nothing but a clip."""
+    """In the code of a model card, the content of a user turn that is nothing but a clip."""
+    card_inputs: ClassVar[tuple[str, ...]] = (
+        "text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)",
+        'inputs = processor(text=text, audio=[waveform], return_tensors="pt")',
+    )
+    """There, lines that make `inputs` of `processor`, `conversation` and `waveform`."""
+    card_imports: ClassVar[tuple[str, ...]] = ()
+    """There, lines that import what those lines need of Python's own modules."""
+    card_packages: ClassVar[tuple[str, ...]] = ("torchvision",)
+    """There, what has to be installed for the processor, beside what all need."""
 
     def card_loading(self, model: str, revision: str | None = None) -> list[str]:
         """Lines of Python with which a card loads a hub id (or folder) as `model`; transformers and peft must do.
@@ -151,6 +273,25 @@ class SpeechLLM(ABC):
         raise SettingError(
             f"format='omni' was asked of a {self.class_name}, which is no part of a larger checkpoint. Use 'merged'."
         )
+
+
+def encode_in_groups(
+    clips: Sequence[Features], group: Callable[[Features], int], encode: Callable[[list[Features]], list[Tensor]]
+) -> list[Tensor]:
+    """Audio embeddings of clips of which only those of one group may share a pass, in the order of the clips.
+
+    Args:
+        clips: the clips.
+        group: of a clip; for towers that hear a padded clip otherwise than the clip alone, its length.
+        encode: embeddings of the clips of a group.
+    """
+    groups: dict[int, list[int]] = {}
+    for number, clip in enumerate(clips):
+        groups.setdefault(group(clip), []).append(number)
+    encoded: dict[int, Tensor] = {}
+    for numbers in groups.values():
+        encoded |= zip(numbers, encode([clips[number] for number in numbers]), strict=True)
+    return [encoded[number] for number in range(len(clips))]
 
 
 def architecture_of(model_type: str) -> SpeechLLM:

@@ -36,6 +36,18 @@ class RowCounter:
         self.position = rows.stop % self.num_rows
         return rows
 
+    def check_done(self) -> None:
+        """Refuse to leave in the middle of the rows.
+
+        Raises:
+            RuntimeError: fewer than all rows went through since the first one did.
+        """
+        if self.position:
+            raise RuntimeError(
+                f"Only {self.position} of {self.num_rows} rows went through the model before their audio was taken "
+                "away, so a later pass would get the wrong clips. Pass all rows, or place the audio of those alone."
+            )
+
 
 @contextmanager
 def placed_audio(embedding: nn.Module, audio_token: int, rows: Sequence[Tensor | None]) -> Iterator[None]:
@@ -57,34 +69,77 @@ def placed_audio(embedding: nn.Module, audio_token: int, rows: Sequence[Tensor |
     counter = RowCounter(len(rows))
 
     def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        ids: Tensor = args[0]
-        chunk = rows[counter.advance(ids.size(0))]
-        if ids.size(1) == 1:  # decoding, where placeholders are suppressed; to look would wait for the GPU
-            return output
-        mask = ids == audio_token
-        if all(clip is None for clip in chunk) and not bool(mask.any()):
-            return output
-        for number, (clip, placeholders) in enumerate(zip(chunk, mask.sum(1).tolist(), strict=True)):
-            wanted = 0 if clip is None else clip.size(0)
-            if placeholders != wanted:
-                raise ValueError(
-                    f"Row {number} of a forward pass holds {placeholders} audio placeholders for {wanted} audio "
-                    "embeddings. Audio tokens were cut, repeated or sampled; do not truncate prompts, and keep the "
-                    "placeholders among the tokens that generation suppresses."
-                )
-        audio = torch.cat([clip for clip in chunk if clip is not None]).to(output.device, output.dtype)
-        return output.masked_scatter(mask.unsqueeze(-1), audio)
+        return _with_audio(output, args[0], audio_token, rows[counter.advance(args[0].size(0))])
 
     handle = embedding.register_forward_hook(hook)
     try:
         yield
-        if counter.position:
-            raise RuntimeError(
-                f"Only {counter.position} of {len(rows)} rows went through the model before their audio was taken "
-                "away, so a later pass would get the wrong clips. Pass all rows, or place the audio of those alone."
-            )
+        counter.check_done()
     finally:
         handle.remove()
+
+
+@contextmanager
+def audio_before_decoder(
+    model: nn.Module, decoder: nn.Module, audio_token: int, rows: Sequence[Tensor | None]
+) -> Iterator[None]:
+    """As `placed_audio`, for classes that rewrite ids before the look-up, or embeddings behind it.
+
+    Audio goes into the `inputs_embeds` with which the class calls its decoder, where `input_ids` hold placeholders.
+
+    Args:
+        model: the part of the model that is called with `input_ids` and calls the decoder (its `base_model`).
+        decoder: the language model.
+        audio_token: as in `placed_audio`.
+        rows: as in `placed_audio`.
+
+    Raises:
+        ValueError: as `placed_audio`.
+        RuntimeError: as `placed_audio`.
+    """
+    counter = RowCounter(len(rows))
+    ids: list[Tensor] = []  # of the pass that is under way
+
+    def see(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids[:] = [kwargs["input_ids"] if "input_ids" in kwargs else args[0]]
+
+    def place(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        embeddings, chunk = kwargs["inputs_embeds"], rows[counter.advance(ids[0].size(0))]
+        return args, {**kwargs, "inputs_embeds": _with_audio(embeddings, ids[0], audio_token, chunk)}
+
+    handles = [
+        model.register_forward_pre_hook(see, with_kwargs=True),
+        decoder.register_forward_pre_hook(place, with_kwargs=True),
+    ]
+    try:
+        yield
+        counter.check_done()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _with_audio(embeddings: Tensor, ids: Tensor, audio_token: int, clips: Sequence[Tensor | None]) -> Tensor:
+    """(rows, tokens, H) embeddings with each row's audio embeddings in the places of its (rows, tokens) placeholders.
+
+    Raises:
+        ValueError: as `placed_audio`.
+    """
+    if ids.size(1) == 1:  # decoding, where placeholders are suppressed; to look would wait for the GPU
+        return embeddings
+    mask = ids == audio_token
+    if all(clip is None for clip in clips) and not bool(mask.any()):
+        return embeddings
+    for number, (clip, placeholders) in enumerate(zip(clips, mask.sum(1).tolist(), strict=True)):
+        wanted = 0 if clip is None else clip.size(0)
+        if placeholders != wanted:
+            raise ValueError(
+                f"Row {number} of a forward pass holds {placeholders} audio placeholders for {wanted} audio "
+                "embeddings. Audio tokens were cut, repeated or sampled; do not truncate prompts, and keep the "
+                "placeholders among the tokens that generation suppresses."
+            )
+    audio = torch.cat([clip for clip in clips if clip is not None]).to(embeddings.device, embeddings.dtype)
+    return embeddings.masked_scatter(mask.unsqueeze(-1), audio)
 
 
 @contextmanager

@@ -97,8 +97,12 @@ def load_processor(model: str, adapter: str | None = None, model_revision: str |
     saved = adapter is not None and any(
         (Path(adapter) / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")
     )
+    config = _config(model, {"revision": model_revision})
     return AutoProcessor.from_pretrained(
-        adapter if saved else model, revision=None if saved else model_revision, padding_side="left"
+        adapter if saved else model,
+        revision=None if saved else model_revision,
+        padding_side="left",
+        **architecture_of(config.model_type).processor_options,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import Features, Prompt, SpeechLLM
+from . import Features, Prompt, SpeechLLM, encode_in_groups
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,6 @@ class Phi4Multimodal(SpeechLLM):
         model = super().load(model_id, **kwargs)
         where = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if kwargs.get(name) is not None}
         return self._with_speech_lora(model, model_id, where)
-
-    def prepare(self, model: Any) -> None:
-        """TRL 1.16 reads the image placeholder of every multimodal model from its config (`GRPOTrainer.__init__`)."""
-        model.config.image_token_id = model.config.vision_config.image_token_id
 
     def _with_speech_lora(self, model: Any, model_id: str, where: dict[str, Any]) -> Any:
         from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
@@ -128,35 +124,31 @@ class Phi4Multimodal(SpeechLLM):
         audio = model.get_submodule(self.audio_modules["audio projector"])
         # Of the bias: a weight may be partitioned (ZeRO-3) or packed (4 bits).
         device, dtype = audio.up_proj_for_speech.bias.device, audio.up_proj_for_speech.bias.dtype
-        by_length: dict[int, list[int]] = {}
-        for number, clip in enumerate(clips):
-            by_length.setdefault(clip["audio_input_features"].size(0), []).append(number)
-        encoded: dict[int, Tensor] = {}
-        for numbers in by_length.values():
-            features = torch.stack([clips[number]["audio_input_features"] for number in numbers])
-            sizes = [int(clips[number]["audio_embed_sizes"]) for number in numbers]
+
+        def encode(alike: list[Features]) -> list[Tensor]:
+            features = torch.stack([clip["audio_input_features"] for clip in alike])
+            sizes = [int(clip["audio_embed_sizes"]) for clip in alike]
             # The class's own projection and placing, over rows that are nothing but placeholders.
-            ids = torch.full((len(numbers), sizes[0]), self.audio_token(model), device=device)
+            ids = torch.full((len(alike), sizes[0]), self.audio_token(model), device=device)
             empty = torch.zeros(*ids.shape, model.config.hidden_size, dtype=dtype, device=device)
             # DeepSpeed and FSDP cast parameters and leave the tower's mean and variance as they are, in float32.
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                embeddings = audio(ids, empty, features, audio_embed_sizes=sizes)
-            encoded |= zip(numbers, embeddings.to(dtype), strict=True)
-        return [encoded[number] for number in range(len(clips))]
+                return list(audio(ids, empty, features, audio_embed_sizes=sizes).to(dtype))
+
+        return encode_in_groups(clips, lambda clip: clip["audio_input_features"].size(0), encode)
 
     def audio_token(self, model: Any) -> int:
         """Id of `<|audio|>`."""
         return int(model.config.audio_config.audio_token_id)
 
-    def unsampled_tokens(self, model: Any) -> list[int]:
-        """The audio and image placeholders."""
-        config = model.config
-        return sorted({config.audio_config.audio_token_id, config.vision_config.image_token_id})
+    def image_token(self, model: Any) -> int:
+        """Id of `<|image|>`."""
+        return int(model.config.vision_config.image_token_id)
 
     # A processor of transformers 5.23 has lost its template once it was loaded, and the original checkpoint's template
     # takes strings alone (see `prompt`).
-    card_template = "processor.tokenizer"
     card_audio = '"<|audio|>"'
+    card_inputs = (SpeechLLM.card_inputs[0].replace("processor.", "processor.tokenizer."), SpeechLLM.card_inputs[1])
 
     def card_loading(self, model: str, revision: str | None = None) -> list[str]:
         """Of Microsoft's checkpoint its speech LoRA is merged, as `load` does."""

@@ -17,9 +17,8 @@ from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
-from . import architecture_of
-from .hooks import StatePooler, attached, last_logits_only, placed_audio
-from .prompting import base_of
+from .hooks import StatePooler, attached, last_logits_only
+from .prompting import base_of, heard
 from .shared_prefix import first_with_same_prompt
 
 PADDING = 0.1
@@ -61,7 +60,7 @@ def generate(
         RuntimeError: the model does not cache.
     """
     base = base_of(model)
-    embedding, token = base.get_input_embeddings(), architecture_of(base.config.model_type).audio_token(base)
+    embedding = base.get_input_embeddings()
     own = type(model).generate  # not the instance's, which may be this function (`prompts_once`)
     config = copy.deepcopy(generation_config or base.generation_config)
     repeats = kwargs.pop("num_return_sequences", None) or config.num_return_sequences or 1
@@ -69,7 +68,7 @@ def generate(
     if beams > 1 or config.cache_implementation is not None or config.use_cache is False:
         config.num_return_sequences = repeats
         copies = [clip for clip in clips for _ in range(max(repeats, beams))]
-        with placed_audio(embedding, token, copies), last_logits_only(base), attached(pooler, embedding):
+        with heard(base, copies), last_logits_only(base), attached(pooler, embedding):
             return own(model, input_ids=input_ids, attention_mask=attention_mask, generation_config=config, **kwargs)
     config.num_return_sequences = 1
     ids, mask = (tensor.repeat_interleave(repeats, dim=0) for tensor in (input_ids, attention_mask))
@@ -80,7 +79,7 @@ def generate(
     lengths = mask.sum(1).tolist()
     passes = [distinct] if one_pass else _of_similar_length(distinct, lengths)
     with last_logits_only(base):
-        caches = [_prefill(base, embedding, token, ids, mask, clips, rows) for rows in passes]
+        caches = [_prefill(base, ids, mask, clips, rows) for rows in passes]
     order = {row: place for place, row in enumerate(row for rows in passes for row in rows)}
     places = torch.tensor([order[first] for first in firsts], device=ids.device)
     cache = DynamicCache()
@@ -89,7 +88,7 @@ def generate(
     if getattr(base.base_model, "rope_deltas", None) is not None:
         base.base_model.rope_deltas = None
     # Clips are still placed: a model that starts its cache anew (Phi-4 beyond 4,096 tokens) forwards its prompts again.
-    with placed_audio(embedding, token, clips), attached(pooler, embedding):
+    with heard(base, clips), attached(pooler, embedding):
         return own(model, input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config, **kwargs)
 
 
@@ -106,19 +105,13 @@ def _of_similar_length(rows: Sequence[int], lengths: Sequence[int]) -> list[list
 
 
 def _prefill(
-    base: Any,
-    embedding: Any,
-    token: int,
-    ids: Tensor,
-    mask: Tensor,
-    clips: Sequence[Tensor | None],
-    rows: list[int],
+    base: Any, ids: Tensor, mask: Tensor, clips: Sequence[Tensor | None], rows: list[int]
 ) -> list[tuple[Tensor, Tensor]]:
     """Each layer's keys and values, (rows, heads, longest - 1, D), of all but the last token of these rows' prompts."""
     width = int(mask[rows].sum(1).max())
     ids, mask = ids[rows, -width:], mask[rows, -width:]
     cache = DynamicCache()
-    with placed_audio(embedding, token, [clips[row] for row in rows]):
+    with heard(base, [clips[row] for row in rows]):
         base(
             input_ids=ids,
             attention_mask=mask,

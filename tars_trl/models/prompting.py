@@ -1,7 +1,7 @@
 """From rows to a forward pass: each twin's prompt, a left-padded batch, and its clips placed. The one way there is."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from ..data.audio import load_audio
 from ..data.prompts import Modality, spoken_prompt, written_prompt
 from . import Prompt, SpeechLLM, architecture_of
-from .hooks import placed_audio
 
 
 def base_of(model: Any) -> Any:
@@ -90,10 +89,7 @@ def prompt_batch(
     return PromptBatch(torch.tensor(ids, device=device), torch.tensor(mask, device=device), width, clips)
 
 
-@contextmanager
-def heard(model: Any, clips: Sequence[Tensor | None]) -> Iterator[None]:
+def heard(model: Any, clips: Sequence[Tensor | None]) -> AbstractContextManager[None]:
     """Place each row's audio into the passes of the block (see `hooks.placed_audio`)."""
     base = base_of(model)
-    architecture = architecture_of(base.config.model_type)
-    with placed_audio(base.get_input_embeddings(), architecture.audio_token(base), clips):
-        yield
+    return architecture_of(base.config.model_type).placed(base, clips)

@@ -2,16 +2,17 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors import SettingError
-from . import Features, Prompt, SpeechLLM
+from . import Features, SpeechLLM
 
 THINKER = "thinker."
 """Prefix of the thinker's tensors in an Omni checkpoint."""
@@ -28,41 +29,30 @@ class Qwen2_5OmniThinker(SpeechLLM):
         "audio projector": "model.audio_tower.proj",
         "vision tower": "model.visual",
     }
-    decoder = "model.language_model"
-    lora_targets = r"(.*\.)?model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-
     decoder_layer_class = "Qwen2_5OmniDecoderLayer"
     in_vllm = True
+    whole_config = "Qwen2_5OmniConfig"
+    """Class of the whole checkpoint's config in transformers."""
+    whole_architecture = "Qwen2_5OmniModel"
+    """What the hub's checkpoint names as its architecture."""
 
-    def prompt(
-        self, processor: Any, conversation: list[dict[str, Any]], waveform: np.ndarray | None, **kwargs: Any
-    ) -> Prompt:
-        """Prompt through the real chat template and processor; features without the processor's padding to 300 s."""
-        text = processor.apply_chat_template([conversation], tokenize=False, add_generation_prompt=True, **kwargs)
-        if waveform is None:
-            return Prompt(processor(text=text)["input_ids"][0])
-        # A processor loaded with `padding_side="left"`, for its tokenizer, would put silence before the clip.
+    def process(self, processor: Any, text: Any, waveform: np.ndarray) -> Mapping[str, Tensor]:
+        """The real processor's output, features without its padding to 300 s."""
         extractor = processor.feature_extractor
-        extractor.padding_side = "right"
         # Silence of one analysis window behind the clip makes its last frame the same as with padding to 300 s.
         padded = -(-(len(waveform) + extractor.n_fft) // extractor.hop_length) * extractor.hop_length
         inputs = processor(text=text, audio=[waveform], max_length=padded, truncation=False, return_tensors="pt")
         length = int(inputs["feature_attention_mask"].sum())
-        return Prompt(inputs["input_ids"][0].tolist(), {"input_features": inputs["input_features"][0, :, :length]})
+        return {**inputs, **{name: inputs[name][..., :length] for name in self.features}}
 
     def encode(self, model: Any, clips: Sequence[Features]) -> list[Tensor]:
         """Audio tower and projector over the clips, padded to the longest of them; 25 embeddings a second."""
-        device = model.get_input_embeddings().weight.device
-        frames = [clip["input_features"].size(-1) for clip in clips]
-        features = torch.zeros(len(clips), clips[0]["input_features"].size(0), max(frames), device=device)
-        mask = torch.zeros(len(clips), max(frames), dtype=torch.long, device=device)
-        for row, (clip, length) in enumerate(zip(clips, frames, strict=True)):
-            features[row, :, :length] = clip["input_features"].to(device)
-            mask[row, :length] = 1
-        tower = model.get_submodule(self.audio_modules["audio tower"])
-        outputs = model.get_audio_features(features.to(tower.conv1.weight.dtype), feature_attention_mask=mask)
-        lengths = tower._get_feat_extract_output_lengths(mask.sum(-1))[1].tolist()
-        return list(outputs.last_hidden_state.split(lengths))
+        longest = max(clip["input_features"].size(-1) for clip in clips)
+
+        def pad(part: Tensor) -> Tensor:
+            return functional.pad(part, (0, longest - part.size(-1)))
+
+        return super().encode(model, [{**clip, **{name: pad(clip[name]) for name in self.features}} for clip in clips])
 
     def empty(self, config: Any) -> Any:
         """The thinker of an Omni's config, or of its own."""
@@ -89,18 +79,18 @@ class Qwen2_5OmniThinker(SpeechLLM):
         from transformers import AutoConfig
 
         folder.mkdir(parents=True, exist_ok=True)
-        thinkers = "qwen2_5_omni_thinker"
+        thinkers = AutoConfig.from_pretrained(part).model_type
         if original is None or AutoConfig.from_pretrained(original, revision=revision).model_type == thinkers:
-            _write_around(part, folder)
+            _write_around(part, folder, self.whole_config, self.whole_architecture)
             processor.save_pretrained(folder)
         else:
             _write_back(part, folder, original, revision)
 
 
-def _write_around(thinker: Path, folder: Path) -> None:
+def _write_around(thinker: Path, folder: Path, config_class: str, architecture: str) -> None:
     """A new Omni of a thinker alone, in the thinker's shards."""
+    import transformers
     from safetensors.torch import load_file, save_file
-    from transformers import AutoConfig, Qwen2_5OmniConfig
 
     for shard in sorted(thinker.glob("*.safetensors")):
         weights = {THINKER + name: tensor for name, tensor in load_file(shard).items()}
@@ -110,10 +100,10 @@ def _write_around(thinker: Path, folder: Path) -> None:
         content = json.loads(index.read_text(encoding="utf-8"))
         content["weight_map"] = {THINKER + name: shard for name, shard in content["weight_map"].items()}
         (folder / index.name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    config = Qwen2_5OmniConfig(
-        thinker_config=AutoConfig.from_pretrained(thinker).to_dict(),
+    config = getattr(transformers, config_class)(
+        thinker_config=transformers.AutoConfig.from_pretrained(thinker).to_dict(),
         enable_audio_output=False,
-        architectures=["Qwen2_5OmniModel"],  # as in the hub's
+        architectures=[architecture],
     )
     config.save_pretrained(folder)
     torch.save({}, folder / "spk_dict.pt")  # voices of the talker: none, but the whole's class wants the file

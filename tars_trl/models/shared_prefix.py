@@ -28,9 +28,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from . import architecture_of
-from .hooks import StatePooler, placed_audio
-from .prompting import base_of
+from .hooks import StatePooler
+from .prompting import base_of, heard
 
 ATTENTION = "sdpa_shared_prefix"
 """Name of the attention function; without `shared_prefix` among its arguments it is transformers' `sdpa`."""
@@ -319,8 +318,7 @@ def packed_logps(
     Raises:
         ValueError: a row is longer than the model can share prompts of (`longest_row`).
     """
-    base = _base(model)
-    token, limit = architecture_of(base.config.model_type).audio_token(base), longest_row(model)
+    base, limit = _base(model), longest_row(model)
     if firsts is None:
         firsts = first_with_same_prompt(input_ids, attention_mask, completion_width, clips)
     order = sorted(range(len(firsts)), key=firsts.__getitem__)
@@ -343,7 +341,7 @@ def packed_logps(
             )
         if pooler is not None:
             pooler.owners = torch.where(packed.owners < 0, -1, rows[packed.owners])
-        with placed_audio(base.get_input_embeddings(), token, [packed.clip]), _head_on(base, packed.predicting):
+        with heard(base, [packed.clip]), _head_on(base, packed.predicting):
             outputs = model(
                 input_ids=packed.input_ids,
                 # Prepared, in transformers' eyes: without it, a restart of positions would cut completions from their

@@ -80,7 +80,7 @@ def test_phi4_is_asked_for_in_its_native_revision(asked, monkeypatch, tmp_path):
     for given, expected in ((None, NATIVE_REVISION), ("abc", "abc")):
         asked.clear()
         load_speech_llm(MODEL_ID, model_revision=given)
-        assert asked == [(what, MODEL_ID, expected) for what in ("config", "model", "processor")]
+        assert asked == [(what, MODEL_ID, expected) for what in ("config", "model", "config", "processor")]
 
     def download(model, file, revision):
         asked.append(("identity", model, revision))
@@ -97,7 +97,7 @@ def test_an_adapter_is_put_on_the_revision_that_it_was_trained_on(asked, tmp_pat
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     (tmp_path / "run.json").write_text(json.dumps({"base_model": "some/model", "base_revision": "abc"}))
     load_speech_llm(str(tmp_path))
-    assert asked == [(what, "some/model", "abc") for what in ("config", "model", "processor")]
+    assert asked == [(what, "some/model", "abc") for what in ("config", "model", "config", "processor")]
     assert loading.base_revision("some/model", str(tmp_path), "given") == "given"
     assert loading.base_revision("other/model", str(tmp_path)) is None
     (tmp_path / "checkpoint-9").mkdir()  # the record is in the run's folder, above

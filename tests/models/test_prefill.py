@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from transformers import GenerationConfig
 
 from tars_trl.models import architecture_of, prefill
 from tars_trl.models.hooks import StatePooler
 from tars_trl.models.prompting import base_of, heard, prompt_batch, twin_prompt
 from tests.conftest import question
-from tests.models.test_speech_llms import ARCHITECTURES
+from tests.models.tiny import ARCHITECTURES
 
 END = 5
 
@@ -53,7 +53,7 @@ def test_tokens_are_those_of_generate(speech_llm, sampled, one_pass, lora):
     batch = rows(model, processor)
     config = settings(model, processor, do_sample=sampled, temperature=1.3 if sampled else None)
     if lora:
-        model = get_peft_model(model, LoraConfig(r=2, target_modules=architecture.lora_targets))
+        model = get_peft_model(model, architecture.lora(r=2))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
@@ -132,7 +132,7 @@ def test_whoever_calls_generate(speech_llm, lora):
     ids, mask, clips = rows(model, processor)
     config = settings(model, processor)
     if lora:
-        model = get_peft_model(model, LoraConfig(r=2, target_modules=architecture.lora_targets))
+        model = get_peft_model(model, architecture.lora(r=2))
         model.eval()
     expected = ordinary(model, ids, mask, clips, config)
     passes = []

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
 from tars_trl.models import architecture_of
@@ -19,7 +19,7 @@ from tars_trl.models.shared_prefix import (
     saving,
 )
 from tests.conftest import question
-from tests.models.test_speech_llms import ARCHITECTURES
+from tests.models.tiny import ARCHITECTURES
 
 # Largest relative difference of log-probs, entropies and gradients over forty seeds: 7e-7 of their norm.
 TOLERANCE = 1e-5
@@ -46,7 +46,7 @@ def twins(model, processor, lengths, seed=0):
         prompt = twin_prompt(architecture, processor, row, "text" if number % 2 else "speech")
         for length in of_one_prompt:
             prompts.append(prompt)
-            completions.append(torch.randint(3, 200, (length,), generator=generator).tolist())
+            completions.append(torch.randint(40, 200, (length,), generator=generator).tolist())
     batch = prompt_batch(base_of(model), prompts, processor.tokenizer.pad_token_id, completions)
     return batch.input_ids, batch.attention_mask, batch.input_ids.size(1) - batch.prompt_width, batch.clips
 
@@ -139,7 +139,7 @@ def test_packed_equals_repeated_under_checkpointing(speech_llm, lora, reentrant)
 
 def adapted(model, architecture):
     """The model with a LoRA that does something."""
-    model = get_peft_model(model, LoraConfig(r=2, target_modules=architecture.lora_targets, lora_dropout=0.0))
+    model = get_peft_model(model, architecture.lora(r=2, lora_dropout=0.0))
     generator = torch.Generator().manual_seed(3)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

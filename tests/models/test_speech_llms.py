@@ -7,7 +7,6 @@ import copy
 
 import numpy as np
 import pytest
-import tiny_omni
 import torch
 from transformers import GenerationConfig
 
@@ -16,14 +15,11 @@ from tars_trl.data.prompts import spoken_prompt, written_prompt
 from tars_trl.models import architecture_of
 from tars_trl.models.hooks import StatePooler, placed_audio
 from tests.conftest import question
-from tests.models import tiny_phi4
+from tests.models.tiny import ARCHITECTURES, own_inputs
 
 # Largest differences over twenty seeds: 9.5e-7 (log-probs) and 6.0e-7 (states), float32 sums in another order.
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 ROWS = [("speech", 0, 0.5), ("text", 1, None), ("speech", 2, 1.31), ("text", 3, None), ("speech", 1, 0.83)]
-
-
-ARCHITECTURES = {"qwen2_5_omni_thinker": tiny_omni.tiny_random, "phi4_multimodal": tiny_phi4.tiny_random}
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -45,7 +41,7 @@ def prompts(architecture, processor, rows=ROWS):
 
 def completions(count: int, vocabulary: int = 200) -> list[list[int]]:
     generator = torch.Generator().manual_seed(1)
-    return [torch.randint(3, vocabulary, (4 + number,), generator=generator).tolist() for number in range(count)]
+    return [torch.randint(40, vocabulary, (4 + number,), generator=generator).tolist() for number in range(count)]
 
 
 def batch(prompt_rows, completion_rows, pad):
@@ -118,9 +114,7 @@ def test_own_forward_agrees(speech_llm):
     architecture, model, processor = speech_llm
     row = question(0, 0.9)
     waveform = load_audio(row["audio"])
-    text = processor.apply_chat_template([spoken_prompt(row["prompt"])], tokenize=False, add_generation_prompt=True)
-    inputs = processor(text=text, audio=[waveform], return_tensors="pt")  # with the processor's own padding
-    expected = model(**inputs).logits
+    expected = model(**own_inputs(processor, row["prompt"], waveform)).logits
 
     def ours(waveform):
         prompt = architecture.prompt(processor, spoken_prompt(row["prompt"]), waveform)
@@ -194,10 +188,10 @@ def test_placeholders_and_embeddings_must_agree(speech_llm):
 
 
 def test_lora_touches_the_language_model_alone(speech_llm):
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     architecture, model, _ = speech_llm
-    adapted = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=architecture.lora_targets))
+    adapted = get_peft_model(copy.deepcopy(model), architecture.lora(r=2))
     trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
     assert trained and not any(path in name for name in trained for path in architecture.audio_modules.values())
     linears = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
@@ -210,7 +204,8 @@ def test_a_left_padding_processor_changes_no_clip(speech_llm, tmp_path):
     """TRL and recipes load processors with `padding_side="left"`; that is for token ids, and not for waveforms."""
     architecture, _, processor = speech_llm
     processor.save_pretrained(tmp_path)
-    left = type(processor).from_pretrained(tmp_path, padding_side="left", truncation_side="left")
+    options = {"padding_side": "left", "truncation_side": "left", **architecture.processor_options}
+    left = type(processor).from_pretrained(tmp_path, **options)
     row = question(0, 0.93)
     one, other = (
         architecture.prompt(loaded, spoken_prompt(row["prompt"]), load_audio(row["audio"]))

@@ -24,6 +24,7 @@ from tars_trl.share.verify import greedy_answers
 from tests.conftest import SYSTEM
 from tests.models import tiny_phi4
 from tests.models.test_phi4_multimodal import with_random_lora
+from tests.models.tiny import ARCHITECTURES
 from tests.trained import checkpoint, logits
 
 FACTS = {
@@ -50,10 +51,10 @@ def code_of(folder):
 
 
 @pytest.mark.parametrize("kind", ["merged", "adapter"])
-@pytest.mark.parametrize("architecture", ["qwen2_5_omni_thinker", "phi4_multimodal"])
-def test_quick_start_runs_as_written(tiny, tmp_path, monkeypatch, capsys, kind, architecture):
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_quick_start_runs_as_written(tmp_path, monkeypatch, capsys, kind, architecture):
     """The card's own code block, on a wave file, prints the greedy answer of the exported model."""
-    run = checkpoint(*(tiny if architecture.startswith("qwen") else tiny_phi4.tiny_random(0)), tmp_path)
+    run = checkpoint(*ARCHITECTURES[architecture](0), tmp_path)
     model, processor = load_speech_llm(str(run))
     wave = (0.1 * np.sin(np.arange(8000) / 20)).astype("float32")
     soundfile.write(tmp_path / "question.wav", wave, 16_000)

@@ -14,14 +14,13 @@ from tars_trl.errors import SettingError
 from tars_trl.models.loading import load_speech_llm
 from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
 from tars_trl.share.export import ExportSettings, export, stored_dtype, write_export
-from tests.models import tiny_phi4
+from tests.models.tiny import ARCHITECTURES
 from tests.trained import checkpoint, logits, tiny_omni_folder
 
 
-@pytest.fixture(params=["qwen2_5_omni_thinker", "phi4_multimodal"])
-def run(request, tiny, tmp_path):
-    model, processor = tiny if request.param.startswith("qwen") else tiny_phi4.tiny_random(0)
-    return checkpoint(model, processor, tmp_path)
+@pytest.fixture(params=ARCHITECTURES)
+def run(request, tmp_path):
+    return checkpoint(*ARCHITECTURES[request.param](0), tmp_path)
 
 
 @pytest.fixture

@@ -6,20 +6,21 @@ import pytest
 import torch
 
 from tars_trl.errors import ExportError
+from tars_trl.models import architecture_of
 from tars_trl.models.loading import load_speech_llm
+from tars_trl.models.prompting import base_of
 from tars_trl.share.export import write_export
 from tars_trl.share.verify import Answer, check_answers, forced_logits, greedy_answers, untrained_logits, verify_folder
 from tests.conftest import question
-from tests.models import tiny_phi4
+from tests.models.tiny import ARCHITECTURES
 from tests.trained import checkpoint
 
 QUESTIONS = [("speech", question(0)), ("text", question(1))]
 
 
-@pytest.fixture(params=["qwen2_5_omni_thinker", "phi4_multimodal"])
-def run(request, tiny, tmp_path):
-    model, processor = tiny if request.param.startswith("qwen") else tiny_phi4.tiny_random(0)
-    return checkpoint(model, processor, tmp_path)
+@pytest.fixture(params=ARCHITECTURES)
+def run(request, tmp_path):
+    return checkpoint(*ARCHITECTURES[request.param](0), tmp_path)
 
 
 def changed(answer, **values):
@@ -64,7 +65,9 @@ def test_merged_exports_pass_and_the_base_does_not(run, tmp_path, dtype):
         return greedy_answers(*load_speech_llm(str(folder)), QUESTIONS, 6, [answer.ids for answer in expected])
 
     verdict = check_answers(expected, answers_of(tmp_path / "out"), untrained, dtype)
-    assert verdict["logits"] < verdict["tolerance"] / 5 and verdict["lost"] < 0.1
+    # Rounding sends tokens of a mixture to other experts.
+    mixture = architecture_of(base_of(model).config.model_type).router is not None
+    assert verdict["logits"] < verdict["tolerance"] / (1 if mixture else 5) and verdict["lost"] < 0.1
     with pytest.raises(ExportError, match="of their spread on the speech question 'q0'|is gone in the exported model"):
         check_answers(expected, answers_of(run.parent / "base"), untrained, dtype)
 
