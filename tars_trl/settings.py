@@ -360,6 +360,15 @@ class QuestionSettings(Settings):
 
 
 @dataclass
+class TrainingSettings(ModelSettings, QuestionSettings):
+    """Which model is trained on which questions. Everything else is in the trainer's own configuration."""
+
+    eval_dataset: str | None = setting(None, "Questions for `eval_strategy`: hub id, folder or file.")
+    eval_split: str = setting("test", "Split of the questions to evaluate on.")
+    eval_limit: float | None = setting(None, "Evaluate on this many questions only, as `limit`.", above=0)
+
+
+@dataclass
 class AudioSettings(Settings):
     """Which clips are usable."""
 

@@ -18,6 +18,7 @@ from datasets import Audio, Dataset
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "recipes")]  # our own model builders and recipes
+sys.path.append(str(ROOT / "benchmarks"))
 
 SYSTEM = "You think, then answer."
 

@@ -7,23 +7,13 @@ Any setting can be overridden behind the file, for example `--learning_rate 1e-5
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from .. import TARSGRPOConfig, TARSGRPOTrainer, accuracy_reward, format_reward, load_questions
 from ..data.hub import check_place
 from ..models.loading import load_processor
-from ..settings import ModelSettings, QuestionSettings, parse, run, setting
+from ..settings import TrainingSettings, parse, run
 from ..share.publishing import PublishCallback
-
-
-@dataclass
-class TrainingSettings(ModelSettings, QuestionSettings):
-    """Which model is trained on which questions. Everything else is in the trainer's own configuration."""
-
-    eval_dataset: str | None = setting(None, "Questions for `eval_strategy`: hub id, folder or file.")
-    eval_split: str = setting("test", "Split of the questions to evaluate on.")
-    eval_limit: float | None = setting(None, "Evaluate on this many questions only, as `limit`.", above=0)
 
 
 def train(

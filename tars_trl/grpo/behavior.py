@@ -31,7 +31,7 @@ class BehaviorEncoder:
 
             # In float32, so that an embedding does not depend on which texts it shares a batch with.
             options = {"dtype": torch.float32}
-            model = _package_folder(model)
+            model = package_folder(model)
             # As sentence-transformers completes a bare name.
             check_place("behavior_model", model if "/" in model else f"sentence-transformers/{model}")
             model = SentenceTransformer(model, device=str(device), model_kwargs=options)
@@ -68,7 +68,7 @@ def behavior_encoder(config: Any, device: torch.device) -> BehaviorEncoder | Non
         return BehaviorEncoder(config.behavior_model, config.behavior_device or device, config.behavior_batch_size)
 
 
-def _package_folder(model: str) -> str:
+def package_folder(model: str) -> str:
     """`package:NAME/FOLDER` as a path; anything else as it is."""
     if not model.startswith("package:"):
         return model

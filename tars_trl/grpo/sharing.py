@@ -72,9 +72,9 @@ class PromptSharing:
         base = base_of(self.accelerator.unwrap_model(model))
         rows = input_ids, attention_mask, logits_to_keep
 
-        def repeated(clips: Sequence[Tensor | None], pooler: Any = None) -> tuple:
+        def repeated(clips: Sequence[Tensor | None], pooler: Any = None, at_once: int | None = batch_size) -> tuple:
             with heard(base, clips), attached(pooler, base.get_input_embeddings()):
-                return plain(model, *rows, batch_size, compute_entropy, *args, **kwargs)
+                return plain(model, *rows, at_once, compute_entropy, *args, **kwargs)
 
         def shared(clips: Sequence[Tensor | None], pooler: Any = None, firsts: Sequence[int] | None = None) -> tuple:
             with self.accelerator.autocast(), attached(pooler, base.get_input_embeddings()):
@@ -85,7 +85,8 @@ class PromptSharing:
         if self.on and not self.checked:
             with torch.no_grad(), without_dropout(self.model):
                 clips = embeddings()
-                results = repeated(clips)[0], (shared if possible else repeated)(clips)[0]
+                # Row by row, or the check would need more memory than all that follows it.
+                results = repeated(clips, at_once=1)[0], (shared if possible else repeated)(clips)[0]
             self._check(*results, attention_mask[:, -logits_to_keep:].bool())
         clips, pooler, score = embeddings(), None, repeated
         if self.on and possible:

@@ -80,6 +80,8 @@ class SpeechLLM:
     """What `AutoProcessor.from_pretrained` has to be told to open a folder without the model, such as an adapter's."""
     longest_clip: ClassVar[float | None] = None
     """Seconds, where the processor cuts what is longer without a word; None where it takes any length."""
+    audio_tokens_per_second: ClassVar[float]
+    """Audio embeddings of a second of speech."""
     native_revisions: ClassVar[dict[str, str]] = {}
     """Hub id to the revision that holds weights of the class, where that is not main."""
     in_vllm: ClassVar[bool] = False

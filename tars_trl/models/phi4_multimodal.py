@@ -37,6 +37,7 @@ class Phi4Multimodal(SpeechLLM):
     lora_targets = r"(.*\.)?model\.layers\.\d+\.(self_attn\.(qkv|o)|mlp\.(gate_up|down))_proj"
 
     decoder_layer_class = "Phi4MultimodalDecoderLayer"
+    audio_tokens_per_second = 12.5
     native_revisions = {MODEL_ID: NATIVE_REVISION}
 
     def load(self, model_id: str, **kwargs: Any) -> Any:

@@ -84,6 +84,7 @@ def generate(
     places = torch.tensor([order[first] for first in firsts], device=ids.device)
     cache = DynamicCache()
     cache.layers += [RoomyLayer(parts, ids.size(1) - 1, places) for parts in zip(*caches, strict=True)]
+    del caches
     # The thinker keeps its positions' offsets, and `generate` would take those of an earlier batch for this one's.
     if getattr(base.base_model, "rope_deltas", None) is not None:
         base.base_model.rope_deltas = None
@@ -148,7 +149,7 @@ class RoomyLayer(DynamicLayer):
         self._show()
 
     def _room(self, parts: Sequence[Tensor], order: Tensor) -> Tensor:
-        room = parts[0].new_zeros(len(order), parts[0].size(1), self._roomy(self.width), parts[0].size(3))
+        room = parts[0].new_zeros(len(order), parts[0].size(1), self.roomy(self.width), parts[0].size(3))
         start = 0
         for part in parts:
             rows = ((order >= start) & (order < start + len(part))).nonzero().squeeze(1)
@@ -157,7 +158,8 @@ class RoomyLayer(DynamicLayer):
         return room
 
     @staticmethod
-    def _roomy(width: int) -> int:
+    def roomy(width: int) -> int:
+        """Tokens that there is room for when there have to be `width`."""
         return width + max(width // 4, 64)
 
     def _show(self) -> None:
@@ -167,7 +169,7 @@ class RoomyLayer(DynamicLayer):
         """Add (rows, heads, tokens, D) of keys and values; all of them so far."""
         end = self.width + key_states.size(2)
         if end > self.rooms[0].size(2):
-            more = self._roomy(end) - self.rooms[0].size(2)
+            more = self.roomy(end) - self.rooms[0].size(2)
             self.rooms = [functional.pad(room, (0, 0, 0, more)) for room in self.rooms]
         for room, states in zip(self.rooms, (key_states, value_states), strict=True):
             room[:, :, self.width : end] = states

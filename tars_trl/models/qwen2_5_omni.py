@@ -30,6 +30,7 @@ class Qwen2_5OmniThinker(SpeechLLM):
         "vision tower": "model.visual",
     }
     decoder_layer_class = "Qwen2_5OmniDecoderLayer"
+    audio_tokens_per_second = 25.0
     in_vllm = True
     whole_config = "Qwen2_5OmniConfig"
     """Class of the whole checkpoint's config in transformers."""

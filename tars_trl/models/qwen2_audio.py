@@ -14,6 +14,7 @@ class Qwen2Audio(SpeechLLM):
 
     class_name = "Qwen2AudioForConditionalGeneration"
     decoder_layer_class = "Qwen2DecoderLayer"
+    audio_tokens_per_second = 25.0
     longest_clip = 30
     in_vllm = True
 

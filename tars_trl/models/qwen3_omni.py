@@ -21,6 +21,7 @@ class Qwen3OmniThinker(Qwen2_5OmniThinker):
     expert_parameters = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
     router = "mlp.gate"
     decoder_layer_class = "Qwen3OmniMoeThinkerTextDecoderLayer"
+    audio_tokens_per_second = 13.0
     in_vllm = False  # 0.22 to 0.33 load experts one by one, and transformers 5 hands them over stacked: not tried
     whole_config = "Qwen3OmniMoeConfig"
     whole_architecture = "Qwen3OmniMoeForConditionalGeneration"

@@ -341,21 +341,27 @@ def packed_logps(
             )
         if pooler is not None:
             pooler.owners = torch.where(packed.owners < 0, -1, rows[packed.owners])
-        with heard(base, [packed.clip]), _head_on(base, packed.predicting):
-            outputs = model(
-                input_ids=packed.input_ids,
-                # Prepared, in transformers' eyes: without it, a restart of positions would cut completions from their
-                # prompt (`find_packed_sequence_indices`), or a dense mask would be made.
-                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device),
-                position_ids=packed.position_ids,
-                shift_labels=packed.labels,
-                fused_lm_head=True,
-                shared_prefix=packed.trunks,
-            )
+        with heard(base, [packed.clip]):
+            outputs = packed_outputs(model, packed)
         logps.append(outputs.log_probs)
         entropies.append(outputs.entropy)
     back = torch.tensor(order, device=input_ids.device).argsort()
     return torch.cat(logps)[back], torch.cat(entropies)[back] if compute_entropy else None
+
+
+def packed_outputs(model: Any, packed: PackedRow) -> Any:
+    """What the fused head returns for a packed row: `log_probs` and `entropy`, (N, T). Places no audio."""
+    with _head_on(_base(model), packed.predicting):
+        return model(
+            input_ids=packed.input_ids,
+            # Prepared, in transformers' eyes: without it, a restart of positions would cut completions from their
+            # prompt (`find_packed_sequence_indices`), or a dense mask would be made.
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packed.input_ids.device),
+            position_ids=packed.position_ids,
+            shift_labels=packed.labels,
+            fused_lm_head=True,
+            shared_prefix=packed.trunks,
+        )
 
 
 @contextmanager

@@ -229,3 +229,10 @@ def test_resampled_and_short_clips(speech_llm):
         prompt = architecture.prompt(processor, conversation, np.ones(samples, dtype="float32") * 0.1)
         (clip,) = architecture.encode(model, [prompt.features])
         assert clip.size(0) == prompt.ids.count(architecture.audio_token(model)) > 0
+
+
+def test_audio_embeddings_of_a_second(speech_llm):
+    architecture, model, processor = speech_llm
+    (prompt,) = prompts(architecture, processor, [("speech", 0, 8.0)])
+    number = len(architecture.encode(model, [prompt.features])[0])
+    assert number == pytest.approx(8 * architecture.audio_tokens_per_second, abs=1)

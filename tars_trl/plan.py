@@ -1,0 +1,226 @@
+"""Which GPU a run needs: parameters, tokens, memory by phase and time of a step, from the configuration alone.
+
+    tars-trl plan --config FILE.yaml
+    tars-trl plan --config FILE.yaml --gpus 4 --memory 80 --speech_seconds 30 --completion_tokens 300
+
+The file is the one that a TARS run is started with, and any of its settings can be overridden. No weights are loaded:
+the step is rehearsed on tensors without content (`tars_trl.models.rehearsal`). Memory is that of the fullest GPU, if
+every clip lasts `speech_seconds` and every completion has `completion_tokens`; without the two they are the longest
+that the run allows.
+"""
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+
+from .config import TARSGRPOConfig
+from .grpo.costs import INSTRUCTIONS, WORDS, Costs, Step, bytes_of
+from .models import native_revision
+from .models.released import configuration
+from .settings import TrainingSettings, parse, run, setting
+
+GIB = 2**30
+PHASES = ("sampling", "rewards", "update")
+SPREADS = ("ddp", "zero2", "zero3")
+
+
+class GPU(NamedTuple):
+    """Of a data sheet: memory (GiB), dense bfloat16 and float32 rates (TFLOP/s), bandwidth (TB/s)."""
+
+    memory: float
+    bfloat16: float
+    float32: float
+    bandwidth: float
+
+
+GPUS = {
+    "RTX 4090": GPU(24, 165, 82.6, 1.01),
+    "A100 40 GB": GPU(40, 312, 19.5, 1.56),
+    "L40S": GPU(48, 362, 91.6, 0.86),
+    "A100 80 GB": GPU(80, 312, 19.5, 2.04),
+    "H100 80 GB": GPU(80, 989, 67, 3.35),
+    "H200": GPU(141, 989, 67, 4.8),
+}
+# Assumptions, printed with every plan.
+RATE = 0.4  # of the data sheet, in matrix products
+BANDWIDTH = 0.6  # of the data sheet, in decoding
+LAUNCH = 1e-3  # seconds to start the kernels of one decoder layer, less than which none takes
+CONTEXT = 1.5 * GIB  # CUDA, its libraries and NCCL
+FRAGMENTED = 0.05  # of what is in use: lost between blocks
+ASSUMED = f"""
+Estimated, not measured: {RATE:.0%} of a data sheet's rate in matrix products, {BANDWIDTH:.0%} of its bandwidth in
+decoding, {1e3 * LAUNCH:g} ms or more a decoder layer; nothing for communication, the audio tower, reading clips and
+rewards in Python. Sampling is transformers'; vLLM is faster and has memory of its own."""
+
+
+@dataclass
+class PlannedModel(TrainingSettings):
+    """As a recipe has it; the questions are not read."""
+
+    dataset: str | None = setting(None, "Not read.")
+
+
+@dataclass
+class PlannedRun(TARSGRPOConfig):
+    """The settings of a run, and what it is to run on."""
+
+    output_dir: str | None = setting(None, "Nothing is written.")
+    gpus: int = setting(8, "GPUs of the run.", least=1)
+    memory: float | None = setting(None, "GiB of one GPU, which the plan then has to fit into.", above=0)
+    spread: str = setting(
+        "zero2",
+        "What is spread over the GPUs, as the files in recipes/accelerate: nothing (ddp), gradients and optimizer "
+        "states (zero2), parameters too (zero3; FSDP2 takes about as much).",
+        choices=SPREADS,
+    )
+    speech_seconds: float | None = setting(None, "Length of the clips. None: `max_audio_seconds`.", above=0)
+    completion_tokens: int | None = setting(None, "Of each completion. None: `max_completion_length`.", least=1)
+    question_tokens: int | None = setting(
+        None, f"Of a written prompt. None: {WORDS} a second of speech, and {INSTRUCTIONS}.", least=1
+    )
+
+    @property
+    def world_size(self) -> int:
+        """Of the run that is planned, not of this process."""
+        return self.gpus
+
+
+class Plan(Costs):
+    """What a run takes, which GPU has it, and how long a step may last."""
+
+    def needed(self, step: Step) -> float:
+        """GiB of a GPU: the fullest phase, what is lost between blocks, and CUDA's own."""
+        return ((1 + FRAGMENTED) * max(self.phases(step).values()) + CONTEXT) / GIB
+
+    def seconds(self, step: Step, gpu: GPU) -> dict[str, float]:
+        """Of each phase of a step, by the assumptions above."""
+        rate = RATE * 1e12 * (gpu.bfloat16 if self.run.bf16 else gpu.float32)
+        start, middle = LAUNCH * len(self.decoder.layers), step.rows * (step.prompts[0] + step.completion / 2)
+        read = bytes_of(self.decoder.parameters()) + middle * self.cache(step)
+        token = max(read / (BANDWIDTH * gpu.bandwidth * 1e12), start)
+        times = {
+            "sampling": sum(made.flops for _, made in self.prefills(step)) / rate + step.completion * token,
+            "update": sum(max(made.flops / rate, 3 * start) for made in self.updates(step)),
+        }
+        if self.embedder is not None:
+            texts = min(self.run.behavior_batch_size, step.rows)
+            flops = self.embed(texts, step.completion).flops * step.rows / texts
+            times["rewards"] = flops / (RATE * gpu.float32 * 1e12)
+        generations = self.run.gradient_accumulation_steps / self.run.steps_per_generation
+        return {phase: generations * seconds for phase, seconds in times.items()}
+
+    def changes(self) -> list[tuple[str, Step]]:
+        """What may be changed to take less memory: the settings, and the step that they make."""
+        step = self.step
+        ways: list[tuple[str, dict[str, Any]]] = []
+        if not step.checkpointing:
+            ways.append(("--gradient_checkpointing true", {"checkpointing": True}))
+        if self.embedder is not None and step.embedder_here:
+            ways.append(("--behavior_device cpu", {"embedder_here": False}))
+        if step.micro_batch > 1:
+            rows, more = step.micro_batch // 2, 2 * self.run.gradient_accumulation_steps
+            words = f"--per_device_train_batch_size {rows} --gradient_accumulation_steps {more}"
+            ways.append((words, {"micro_batch": rows}))
+        if step.gpus > 1 and step.spread != "zero3":
+            ways.append(("--config_file recipes/accelerate/zero3.yaml", {"spread": "zero3"}))
+        together = {name: value for _, change in ways for name, value in change.items()}
+        ways += [("all of these", together)] if len(ways) > 1 else []
+        shorter = step.completion // 2
+        ways.append((f"--max_completion_length {shorter}, too", {**together, "completion": shorter}))
+        return [(words, replace(step, **change)) for words, change in ways]
+
+    def report(self) -> str:
+        """The plan as a text."""
+        run, step = self.run, self.step
+        parts, trained = self.parts(), self.trained
+        plain, shared = (step.gpus * number for number in self.tokens(step))
+        rows = step.gpus * step.micro_batch * run.gradient_accumulation_steps
+        lines = [
+            f"{sum(parts.values()):,} parameters, of which {trained:,} are trained",
+            *(f"  {part:<18}{number:>16,}" for part, number in parts.items()),
+            f"{rows} completions a step; on each of {step.gpus} GPUs {step.rows} are sampled at a time, "
+            f"{step.micro_batch} updated",
+            f"  prompts of {' and '.join(f'{n:,}' for n in step.prompts)} tokens, completions of {step.completion:,}",
+            f"  {plain:,} tokens through the decoder if every row had its own prompt, {shared:,} as it is done",
+            "", "GiB of one GPU",
+        ]  # fmt: skip
+        for spread in SPREADS:
+            sizes = ", ".join(
+                f"{kind} {in_gib(size)}" for kind, size in self.state(replace(step, spread=spread)).items()
+            )
+            lines.append(f"  {spread}{'*' * (spread == step.spread):<5}{sizes}")
+        if self.embedder is not None:
+            lines.append(f"  embedding model of R_beh {in_gib(bytes_of(self.embedder.parameters()))}")
+        for words, checkpointing in (("with", True), ("without", False)):
+            most = max(made.peak for made in self.updates(replace(step, checkpointing=checkpointing)))
+            lines.append(f"  activations of an update, {words} checkpointing {in_gib(most)}")
+        lines.append(f"  cache and logits while sampling {in_gib(self.sampling(step))}")
+        lines.append("  peaks: " + ", ".join(f"{phase} {in_gib(size)}" for phase, size in self.phases(step).items()))
+        lines += [*self.verdict(), "", "Seconds of a step   " + "".join(f"{name:>10}" for name in (*PHASES, "all"))]
+        for name, gpu in GPUS.items():
+            times = self.seconds(step, gpu)
+            row = "".join(f"{times.get(phase, 0):>10.1f}" for phase in PHASES) + f"{sum(times.values()):>10.1f}"
+            lines.append(f"  {name:<18}{row}{'' if self.needed(step) <= gpu.memory else '   does not fit'}")
+        return "\n".join([*lines, ASSUMED])
+
+    def parts(self) -> dict[str, int]:
+        """Parameters by part of the model, the adapter apart."""
+        paths = sorted(self.architecture.audio_modules.items(), key=lambda item: -len(item[1]))  # the inner first
+        counts: dict[str, int] = {}
+        for name, parameter in self.model.named_parameters():
+            inner = name.removeprefix("base_model.model.")
+            part = next((part for part, path in paths if inner.startswith(f"{path}.")), "language model")
+            part = "LoRA" if "lora_" in name else part
+            counts[part] = counts.get(part, 0) + parameter.numel()
+        return counts
+
+    def verdict(self) -> list[str]:
+        """Whether it fits, and if not, what would."""
+        memory = self.run.memory or max(gpu.memory for gpu in GPUS.values())
+        needed = self.needed(self.step)
+        lines = [
+            f"  needed: {needed:.1f}, with {CONTEXT / GIB:g} of CUDA's own and {FRAGMENTED:.0%} lost between blocks"
+        ]
+        if needed <= memory:
+            fitting = [name for name, gpu in GPUS.items() if needed <= gpu.memory]
+            return [*lines, f"It fits {f'{memory:g} GiB' if self.run.memory else ', '.join(fitting)}."]
+        lines.append(f"It does not fit {memory:g} GiB. What would be needed with")
+        for words, step in self.changes():
+            changed = self.needed(step)
+            lines.append(f"  {words}: {changed:.1f}{', which fits' if changed <= memory else ''}")
+        return lines
+
+
+def in_gib(size: float) -> str:
+    """Bytes in GiB."""
+    return f"{size / GIB:.2f}"
+
+
+def plan(model: PlannedModel, run: PlannedRun) -> Plan:
+    """The plan of a model and a run.
+
+    Raises:
+        SettingError: no such model, or one that cannot be trained so.
+    """
+    name = str(model.model)
+    revision = model.model_revision or native_revision(name)
+    config = configuration(name, revision=revision, trust_remote_code=run.trust_remote_code)
+    dtype = getattr(torch, model.dtype, None) or config.dtype or torch.bfloat16
+    if model.dtype == "auto" and run.lora_r == 0:  # as `grpo.preparing` has it loaded
+        dtype = torch.float32
+    if model.attn_implementation not in (None, "sdpa"):
+        run.shared_prefix = "never"
+    return Plan(config, run, dtype)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Plan and print."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers about TRL's and its own names
+    model, settings = parse(PlannedModel, PlannedRun, args=args, description=__doc__)
+    print(plan(model, settings).report())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,141 @@
+"""What a run takes, against the released sizes, a run that is counted, and memory that is measured."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from tars_trl import plan
+from tars_trl.errors import SettingError
+from tars_trl.models import architecture_of
+from tars_trl.models.rehearsal import Rehearsal
+from tars_trl.models.released import configuration
+from tars_trl.settings import parse
+from tests.conftest import ROOT
+
+RECIPES = {  # parameters of the language model (Qwen2.5-7B, Phi-4-mini), and those that LoRA of rank 8 trains
+    "qwen2_5_omni/tars_7b.yaml": (7_615_616_512, 20_185_088),
+    "phi4_multimodal/tars.yaml": (3_836_021_760, 11_534_336),
+}
+
+
+def planned(*words: object) -> plan.Plan:
+    return plan.plan(*parse(plan.PlannedModel, plan.PlannedRun, args=[str(word) for word in words]))
+
+
+@pytest.fixture
+def small(model_folder):
+    """Words that name the tiny model, and a step without an embedding model."""
+    return ["--model", model_folder, "--behavior_weight", "0", "--bf16", "false", "--per_device_train_batch_size", "8"]
+
+
+def test_passes_are_counted():
+    """A product that is kept for the backward pass, and one that is not."""
+    layer = torch.nn.Linear(64, 256, bias=False, device="meta")
+    rehearsal = Rehearsal(torch.nn.Sequential(layer))
+    forward = rehearsal.run(lambda x: layer(x), torch.zeros(10, 64))
+    assert (forward.peak, forward.kept, forward.flops) == (10 * 256 * 4, 10 * 256 * 4, 2 * 10 * 64 * 256)
+    both = rehearsal.run(lambda x: layer(x).relu().sum().backward(), torch.zeros(10, 64))
+    assert both.flops == 2 * forward.flops and both.kept == 0
+    assert both.peak == pytest.approx(forward.peak + layer.weight.nbytes, abs=16)  # a gradient, the weight's new one
+
+
+@pytest.mark.parametrize(("recipe", "sizes"), RECIPES.items(), ids=str)
+def test_released_sizes(recipe, sizes):
+    (settings,) = [plan.parse(plan.PlannedModel, plan.PlannedRun, args=["--config", str(ROOT / "recipes" / recipe)])]
+    config = configuration(settings[0].model)
+    model = architecture_of(config.model_type).empty(config)
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    language = {id(p): p.numel() for p in [*decoder.layers.parameters(), *decoder.norm.parameters(),
+                                           *model.get_input_embeddings().parameters(),
+                                           *model.get_output_embeddings().parameters()]}  # fmt: skip
+    assert sum(language.values()) == sizes[0]
+
+
+def test_the_embedding_model():
+    with torch.device("meta"):
+        model = AutoModel.from_config(configuration("Qwen/Qwen3-Embedding-0.6B"))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 595_776_512
+
+
+def test_a_model_that_is_not_known():
+    with pytest.raises(SettingError, match=r"'nobody/nothing'.*Give a folder"):
+        planned("--model", "nobody/nothing")
+
+
+@pytest.mark.parametrize("wanted", ["auto", "never"])
+def test_tokens_are_those_of_a_run(make_trainer, small, wanted):
+    """Through the first decoder layer in a step, as a hook counts them."""
+    shape = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_completion_length": 8,
+             "shared_prefix": wanted}  # fmt: skip
+    trainer = make_trainer(max_steps=1, generation_kwargs={"min_new_tokens": 8}, **shape)
+    trainer._sharing.checked = True
+    counted, prompts = [], set()
+    layer = trainer._base.get_decoder().layers[0]
+    layer.register_forward_hook(lambda _module, args, _output: counted.append(args[0].size(0) * args[0].size(1)))
+    generate = trainer._generate_single_turn
+
+    def watched(prompt_ids, *args, **kwargs):
+        prompts.update(map(len, prompt_ids))
+        return generate(prompt_ids, *args, **kwargs)
+
+    trainer._generate_single_turn = watched
+    trainer.train()
+    made = planned(*small, "--gpus", 1, *(word for name, value in shape.items() for word in (f"--{name}", value)))
+    step = replace(made.step, prompts=tuple(sorted(prompts, reverse=True)))
+    assert made.tokens(step)[1] == sum(counted)
+    assert made.tokens(step)[0] > made.tokens(step)[1]
+
+
+def test_what_does_not_fit_is_said_with_what_to_change(small, capsys):
+    words = [*small, "--gpus", "2", "--gradient_checkpointing", "false", "--spread", "ddp", "--memory", "1"]
+    plan.main(words)
+    said = capsys.readouterr().out
+    assert "It does not fit 1 GiB." in said
+    (line,) = [line for line in said.splitlines() if line.startswith("  --gradient_checkpointing true: ")]
+    changed = planned(*words, "--gradient_checkpointing", "true")
+    assert float(line.split(": ")[1]) == pytest.approx(changed.needed(changed.step), abs=0.06)
+    plan.main([*words, "--memory", "80"])
+    assert "It fits 80 GiB." in capsys.readouterr().out
+
+
+def test_more_is_more(small):
+    """Longer clips, longer completions and kept activations take more; what is spread takes less."""
+    made = planned(*small, "--gpus", 8)
+    usual = made.phases(made.step)["update"]
+    for change in ({"prompts": (2000, 200)}, {"completion": 2048}, {"checkpointing": False}, {"gpus": 1}):
+        assert made.phases(replace(made.step, **change))["update"] > usual, change
+    whole = planned(*small, "--gpus", 8, "--lora_r", 0)
+    states = [whole.state(replace(whole.step, spread=spread)) for spread in plan.SPREADS]
+    assert states[0]["optimizer"] > 4 * states[1]["optimizer"]
+    assert states[1]["optimizer"] == states[2]["optimizer"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "sizes"), RECIPES.items(), ids=str)
+def test_the_recipes(recipe, sizes, capsys):
+    """From the configuration alone: whole, in seconds, and with the trained parameters that the trainer shows."""
+    plan.main(["--config", str(ROOT / "recipes" / recipe)])
+    said = capsys.readouterr().out
+    assert f"of which {sizes[1]:,} are trained" in said and f"{sizes[0]:,}" in said and "It fits" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    ["", "--gradient_checkpointing false", "--shared_prefix never --speech_seconds 12", "--lora_r 0"],
+)
+def test_memory_is_as_measured(tmp_path, words):
+    """Within a fifth of what the process takes: shared and plain prompts, LoRA and whole, checkpointing and not."""
+    command = [sys.executable, str(ROOT / "tests" / "planned_step.py"), str(tmp_path / "step.json"), *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((tmp_path / "step.json").read_text())
+    assert report["prompts"] == ("repeated" if "never" in words else "shared")
+    for phase, noted in report["phases"].items():
+        if "planned_gib" in noted and (report["prompts"] == "shared" or phase != "sampling"):
+            assert noted["peak_gib"] == pytest.approx(noted["planned_gib"], rel=0.2), phase
