@@ -1,15 +1,16 @@
-# Every target sets up .venv by itself, once: again only when the dependencies change.
+# Every target sets up .venv (or .venv-vllm) by itself, once: again only when the dependencies change.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+VLLM   := .venv-vllm
 
 # Tests never need the network, and never send anything.
 TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 WANDB_MODE=offline TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow quality format typecheck imports docs package clean
+.PHONY: help setup demo test test-slow test-vllm quality format typecheck imports docs package clean
 
 help:       ## this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -29,6 +30,17 @@ test: $(STAMP)      ## the quick tests
 
 test-slow: $(STAMP) ## the tests marked slow
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m slow
+
+# The thinker's vLLM reserves 1 GB for its cache, and its threads are not tied to cores, of which a container may have few.
+test-vllm: $(VLLM)/.installed ## the tests against a real vLLM, on the CPU, in an environment of its own
+	$(TEST_ENV) VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=2 VLLM_NO_USAGE_STATS=1 \
+		$(VLLM)/bin/python -m pytest -p no:logging -m slow tests/engine
+
+$(VLLM)/.installed: setup.cfg pyproject.toml constraints.txt constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q -c constraints.txt -e ".[demo,data,dev]"
+	$(VLLM)/bin/python -m pip install -q --no-deps -r constraints-vllm.txt
+	touch $@
 
 quality: $(STAMP)   ## lint and format check
 	$(BIN)/ruff check .

@@ -14,7 +14,10 @@ Drops a row while a spoken data set is built, with its reason in the report:
 Ends such a build, which the same command continues:
     `VoiceError`        a voice or a recogniser that does not work at all
 
-All but the last two are `ValueError`s. `tars_trl.settings.run` shows them without a traceback.
+Ends a training run, which continues from its last checkpoint:
+    `EngineError`       vLLM's engine or server has failed
+
+All but the last three are `ValueError`s. `tars_trl.settings.run` shows them without a traceback.
 """
 
 
@@ -70,6 +73,10 @@ class UnspeakableError(TarsError):
 
 class VoiceError(RuntimeError):
     """A voice or a recogniser that does not work."""
+
+
+class EngineError(RuntimeError):
+    """vLLM's engine or server has failed while a run sampled with it."""
 
 
 class RefusedTextError(RuntimeError):

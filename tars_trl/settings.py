@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
-from .errors import SettingError, VoiceError
+from .errors import EngineError, SettingError, VoiceError
 
-SHOWN_ERRORS = (ValueError, OSError, ImportError, VoiceError)
+SHOWN_ERRORS = (ValueError, OSError, ImportError, VoiceError, EngineError)
 """What `run` shows as a sentence; anything else is a fault of the program and keeps its traceback."""
 
 
@@ -344,6 +344,25 @@ class AskedModelSettings(ModelSettings):
 
 
 @dataclass
+class BackendSettings(Settings):
+    """What samples completions."""
+
+    backend: str = setting(
+        "transformers",
+        "What samples: transformers, or vllm: an engine a process.",
+        choices=("transformers", "vllm"),
+    )
+    vllm_max_model_length: int | None = setting(
+        None,
+        "Most tokens of prompt and completion that vLLM has room for. None: the model's own limit.",
+        least=1,
+    )
+    vllm_gpu_memory_utilization: float = setting(
+        0.9, "Share of the accelerator's memory that vLLM takes (vLLM: 0.9).", above=0, most=1
+    )
+
+
+@dataclass
 class QuestionSettings(Settings):
     """Which questions."""
 
@@ -396,7 +415,11 @@ class AudioSettings(Settings):
 class DecodingSettings(Settings):
     """How completions are sampled."""
 
-    batch_size: int = setting(8, "Questions in a forward pass, per process.", least=1)
+    batch_size: int = setting(
+        8,
+        "Questions in a forward pass, per process. With backend=vllm, given to it at a time: hundreds.",
+        least=1,
+    )
     max_completion_length: int = setting(1024, "Most tokens of a completion (paper, table 5: 1024).", least=1)
     temperature: float = setting(0.0, "Of sampling; 0 is greedy decoding.", least=0)
     top_p: float = setting(

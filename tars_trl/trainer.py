@@ -31,7 +31,7 @@ from .grpo.rewards import rewards_and_weights
 from .grpo.rollout import Rollout, Row
 from .grpo.sharing import PromptSharing
 from .grpo.twins import reference_candidates
-from .grpo.vllm import SpeechGeneration, check_supported, clips_of, pool_without_old_logps
+from .grpo.vllm import SpeechGeneration, clips_of, engine_for, pool_without_old_logps
 from .models.hooks import StatePooler, without_dropout
 from .models.prefill import prompts_once
 from .models.prompting import base_of, twin_prompt
@@ -88,11 +88,11 @@ class TARSGRPOTrainer(KeptRun, GRPOTrainer):
         model, self.architecture, peft_config = prepare_training(model, args, quantization_config, peft_config)
         # A placeholder in a completion would be taken for audio by the next forward pass.
         suppress(args, self.architecture.unsampled_tokens(base_of(model)))
-        if args.use_vllm:
-            check_supported(self.architecture, base_of(model).config.model_type)
-        super().__init__(
-            model, reward_funcs, args, train_dataset, eval_dataset, processing_class, peft_config=peft_config, **kwargs
-        )
+        with engine_for(self.architecture, model, args):
+            super().__init__(
+                model, reward_funcs, args, train_dataset, eval_dataset, processing_class, peft_config=peft_config,
+                **kwargs,
+            )  # fmt: skip
         if args.modalities == "both":  # from here on a TRL group is one twin; the samplers still repeat for both
             self.num_generations //= 2
             self.num_generations_eval //= 2
@@ -177,7 +177,7 @@ class TARSGRPOTrainer(KeptRun, GRPOTrainer):
         rollout = self._rollout
         if self.use_vllm:  # which takes the clips where TRL has images
             sampled = super()._generate_single_turn(prompt_ids, clips_of(rollout), *args, **kwargs)
-            rollout.pools_when_scored = self.args.pools_states
+            rollout.lengths = [len(ids) for ids in sampled[0]] if self.args.pools_states else None
             # TRL computes the old log-probs with this correction only; their pass then comes next.
             if self.args.pools_states and not self.vllm_importance_sampling_correction:
                 pool_without_old_logps(self, rollout, sampled[0])

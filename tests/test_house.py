@@ -60,6 +60,13 @@ def test_an_architecture_is_one_file():
             assert not lines, f"{path}: {lines}"
 
 
+def test_only_what_is_about_vllm_imports_it():
+    rooms = {"models/vllm.py", "grpo/vllm.py"}
+    for path in sorted((ROOT / "tars_trl").rglob("*.py")):
+        importing = re.search(r"^\s*(from|import) vllm\b", path.read_text(), re.MULTILINE)
+        assert not importing or str(path.relative_to(ROOT / "tars_trl")) in rooms, path
+
+
 def test_no_library_file_looks_for_the_recipes():
     """Messages may name a recipe; paths and defaults may not lead to one."""
     for path in sorted((ROOT / "tars_trl").rglob("*.py")):

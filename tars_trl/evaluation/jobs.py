@@ -11,6 +11,7 @@ from ..data.checking import check_audio
 from ..data.journal import rows_digest, sha256
 from ..data.questions import draw_numbers
 from ..models.loading import identity
+from ..sampling.shared import engine_facts
 from .cascade import read_transcripts
 from .settings import EvaluationSettings
 from .tasks import Prompting, Task, read_task, split_of
@@ -84,6 +85,7 @@ def make_jobs(task: Task, settings: EvaluationSettings, weights: Mapping[str, An
             "attn_implementation": settings.attn_implementation,
             "generation": {**settings.generation, "max_new_tokens": settings.max_completion_length},
             "seed": settings.seed if settings.temperature > 0 else None,
+            **engine_facts(settings),
         }
         if modality == "cascade" and settings.transcripts is not None:
             described["transcripts"] = sha256(read_transcripts(settings.transcripts, rows["key"][:]))

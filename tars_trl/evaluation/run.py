@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import transformers
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
@@ -20,7 +21,7 @@ from ..data.journal import Line, sha256
 from ..data.prompts import Modality
 from ..models.loading import base_revision, identity, load_processor
 from ..sampling.complete import complete, decoding
-from ..sampling.shared import check_model, model_loader, share_out, start_processes
+from ..sampling.shared import check_model, engine_facts, model_loader, share_out, start_processes
 from ..speaking.recognition import Transcriber, from_asr
 from . import cascade, results
 from .jobs import Job, make_jobs
@@ -135,6 +136,7 @@ def _circumstances(plan: Plan, settings: EvaluationSettings, state: PartialState
             "bootstrap_iters": RESAMPLES,
             "gen_kwargs": plan.jobs[0].described["generation"],
             **{f"{kind}_seed": settings.seed for kind in ("random", "numpy", "torch")},
+            "backend": engine_facts(settings).get("backend", f"transformers {transformers.__version__}"),
             "settings": asdict(settings),
             "processes": state.num_processes,
         },

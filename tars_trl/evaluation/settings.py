@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from ..errors import SettingError
-from ..settings import AskedModelSettings, AudioSettings, DecodingSettings, setting
+from ..settings import AskedModelSettings, AudioSettings, BackendSettings, DecodingSettings, setting
 from .tasks import MODALITIES, Task, task_named
 
 
 @dataclass
-class EvaluationSettings(AskedModelSettings, DecodingSettings, AudioSettings):
+class EvaluationSettings(AskedModelSettings, BackendSettings, DecodingSettings, AudioSettings):
     """Settings of an evaluation. Names follow lm-evaluation-harness where the package has none for the same thing.
 
     Raises:

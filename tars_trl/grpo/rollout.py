@@ -29,8 +29,8 @@ class Rollout:
     """Audio embeddings of each row (None for a written one), or its features, where the audio side is trained."""
     pooler: StatePooler | None = None
     """Of the completions' hidden states, once they were sampled (or, with vLLM, scored)."""
-    pools_when_scored: bool = False
-    """Whether the next pass that scores the rows has to pool their states."""
+    lengths: list[int] | None = None
+    """Tokens of each completion, where the next pass that scores the rows has to pool their states."""
 
     @classmethod
     def prepare(
@@ -74,13 +74,21 @@ class Rollout:
         """Each row's features, None for a written one."""
         return [prompt.features for prompt in self.prompts]
 
+    def with_truncated(self, attention_mask: Tensor, completion_width: int) -> Tensor:
+        """The mask (N, T) with every token of the completions; TRL leaves truncated ones out if they do not count."""
+        if self.lengths is None:
+            return attention_mask
+        lengths = torch.tensor(self.lengths, device=attention_mask.device)
+        completion = torch.arange(completion_width, device=attention_mask.device) < lengths.unsqueeze(1)
+        return torch.cat([attention_mask[:, :-completion_width], completion.to(attention_mask)], dim=1)
+
     def pool_scored(self, layers: Sequence[nn.Module], attention_mask: Tensor, completion_width: int) -> StatePooler:
         """A pooler for the pass that scores the completions, given as (N, T) mask of prompts and completions.
 
         The last token of a completion does not count, as when completions are sampled here: it is the end, or was never
         fed back.
         """
-        self.pools_when_scored = False
+        self.lengths = None
         completion = attention_mask[:, -completion_width:].bool()
         counted = torch.zeros_like(attention_mask, dtype=torch.bool)
         counted[:, -completion_width:] = completion & (completion.cumsum(1) < completion.sum(1, keepdim=True))

@@ -70,6 +70,7 @@ class PromptSharing:
             input_ids: (N, P + T) and what follows, as the method takes it.
         """
         base = base_of(self.accelerator.unwrap_model(model))
+        attention_mask = rollout.with_truncated(attention_mask, logits_to_keep)
         rows = input_ids, attention_mask, logits_to_keep
 
         def repeated(clips: Sequence[Tensor | None], pooler: Any = None, at_once: int | None = batch_size) -> tuple:
@@ -93,7 +94,7 @@ class PromptSharing:
             firsts = first_with_same_prompt(*rows, clips)
             if saving(*rows, firsts) >= LEAST_SAVING:
                 score = partial(shared, firsts=firsts)
-        if rollout.pools_when_scored:
+        if rollout.lengths is not None:
             pooler = rollout.pool_scored(self.layers, attention_mask, logits_to_keep)
             if score is not repeated:
                 pooler = rollout.pooler = PackedStatePooler(self.layers, len(input_ids))

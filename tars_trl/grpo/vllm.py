@@ -4,44 +4,147 @@ TRL starts the engine (colocate) or the client (server), gathers, samples and sy
 `SpeechGeneration` adds what audio needs, and checks before the first step that vLLM and the trained model are the same
 policy. R_rep's states come from the pass that computes the old log-probs, or from `pool_without_old_logps`.
 
-Written against vLLM 0.22 (`vllm/inputs/llm.py`, `vllm/sampling_params.py`, `vllm/entrypoints/serve`) and tested with a
-stand-in engine, not with vLLM itself.
+Tested with vLLM 0.22.1 on CPUs (`make test-vllm`); what a CPU cannot show, with a stand-in.
 """
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import soundfile
 import torch
+from accelerate.utils import is_peft_model, set_seed
+from safetensors.torch import save_file
 from torch import Tensor
-from trl.generation.vllm_generation import VLLMGeneration
+from trl.generation import vllm_generation
+from trl.generation.vllm_client import VLLMClient
+from trl.generation.vllm_generation import VLLMGeneration, empty_cache
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
 from ..data.audio import TARGET_RATE
-from ..errors import SettingError
+from ..errors import EngineError
 from ..models import SpeechLLM
 from ..models.prompting import base_of, heard
+from ..models.vllm import (
+    LEAST_BIAS,
+    check_prompts,
+    check_supported,
+    engine_options,
+    merged_parameters,
+    send_weights,
+    with_one_placeholder,
+)
+from .resuming import last_checkpoint
 from .rollout import Rollout
 
 PARITY_QUESTIONS = 4  # rows of each process
 PARITY_TOKENS = 32
+SHARD = 1 << 30  # bytes of a file
+TIMEOUT = (10.0, 1800.0)
+"""Most seconds that a server is waited for, to be reached and to answer: one that hangs ends the run, too."""
 Clip = tuple[np.ndarray, int]
 """Waveform and its rate in Hz, as vLLM takes audio."""
 
 
-def check_supported(architecture: SpeechLLM, model_type: str) -> None:
-    """Refuse `use_vllm` for architectures that vLLM has no native implementation of."""
-    if not architecture.in_vllm:
-        raise SettingError(
-            f"use_vllm=True with a {model_type} model: vLLM has no implementation of it that takes these weights. "
-            "Set use_vllm=False, or train a model of another class."
-        )
+@contextmanager
+def engine_for(architecture: SpeechLLM, model: Any, args: Any) -> Iterator[None]:
+    """Has TRL start an engine of this process as `engine_options` say; TRL 1.16 has no setting for them.
+
+    It computes in the type that the trainer's passes compute in.
+
+    Raises:
+        SettingError: vLLM has no implementation of the model.
+    """
+    base = base_of(model)
+    if args.use_vllm:
+        check_supported(architecture, base.config.model_type, "use_vllm=True")
+    if not args.use_vllm or not hasattr(vllm_generation, "LLM"):  # vLLM is not installed: TRL tells
+        yield
+        return
+    dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else str(base.dtype).removeprefix("torch.")
+    start, client = vllm_generation.LLM, vllm_generation.VLLMClient
+
+    def start_empty(*, quantization: str | None = None, **options: Any) -> Any:
+        if quantization is None:
+            options |= engine_options(architecture, dtype)
+        return start(quantization=quantization, **options)
+
+    vllm_generation.LLM, vllm_generation.VLLMClient = start_empty, SpeechClient
+    try:
+        yield
+    finally:
+        vllm_generation.LLM, vllm_generation.VLLMClient = start, client
+
+
+class SpeechClient(VLLMClient):
+    """TRL's client of a server, which also sends it clips, and weights through files to one that has no other way."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.session.request = partial(self.session.request, timeout=TIMEOUT)  # TRL 1.16 waits for ever
+        self.by_files = False
+
+    def init_communicator(self, device: Any = 0) -> None:
+        """Agree on how weights are sent: as the server was told (`--weight-transfer-config`), else through files."""
+        self.by_files = self.get_server_info().get("weight_transfer_config") is None
+        if not self.by_files:
+            super().init_communicator(device)
+
+    def update_named_params(self, metadata: list, named_params: Iterator[tuple[str, Tensor]]) -> None:
+        """Replace the server's weights; files are left for it in a temporary folder, which it has to see, too."""
+        if not self.by_files:
+            super().update_named_params(metadata, named_params)
+            return
+        with TemporaryDirectory() as folder:
+            shard: dict[str, Tensor] = {}
+            for number, (name, tensor) in enumerate(named_params):
+                shard[name] = tensor.detach().cpu().contiguous()
+                if number + 1 == len(metadata) or sum(kept.nbytes for kept in shard.values()) >= SHARD:
+                    save_file(shard, Path(folder, f"weights-{number:05d}.safetensors"))
+                    shard = {}
+            asked = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
+            self._post(f"{self.base_url}/collective_rpc", json=asked)
+
+    def image_features(self, images: list[list[Clip] | None], max_concurrent_requests: int = 16) -> list[dict | None]:
+        """What the server's processor makes of each clip, where TRL has images.
+
+        A server generates from token ids or from messages, never from ids and media. So a clip is first sent in a
+        message of its own (as 32-bit float, losslessly), and the features that come back are paired with our tokens.
+
+        Raises:
+            RuntimeError: the server refuses, with its answer.
+        """
+
+        def send(row: list[Clip] | None) -> dict | None:
+            if row is None:
+                return None
+            ((waveform, rate),) = row
+            file = io.BytesIO()
+            soundfile.write(file, waveform, rate, format="WAV", subtype="FLOAT")
+            audio = {"data": base64.b64encode(file.getvalue()).decode(), "format": "wav"}
+            message = {"role": "user", "content": [{"type": "input_audio", "input_audio": audio}]}
+            response = self.session.post(
+                f"{self.base_url}/v1/chat/completions/render",
+                json={"model": self.model, "messages": [message], "max_tokens": 1},
+            )
+            if response.status_code != 200:
+                raise RuntimeError(
+                    f"The vLLM server at {self.base_url} did not process a clip of {len(waveform) / rate:.1f} s: "
+                    f"{response.status_code}, {response.text[:500]}. Audio goes through /v1/chat/completions/render; "
+                    "from vLLM 0.30 on start the server with --enable-scale-out."
+                )
+            return response.json()["features"]
+
+        with ThreadPoolExecutor(max_concurrent_requests) as executor:
+            return list(executor.map(send, images))
 
 
 class SpeechGeneration(VLLMGeneration):
@@ -51,6 +154,7 @@ class SpeechGeneration(VLLMGeneration):
     audio_token: int
     suppressed: list[int]
     parity_checked: bool
+    output_dir: str
 
     @classmethod
     def take_over(cls, trainer: Any) -> "SpeechGeneration":
@@ -61,19 +165,51 @@ class SpeechGeneration(VLLMGeneration):
         speech.__dict__.update(generation.__dict__)
         speech.architecture, speech.audio_token = architecture, architecture.audio_token(base)
         speech.suppressed = trainer.args.generation_kwargs["suppress_tokens"]
-        speech.parity_checked = False
-        # vLLM knows no `suppress_tokens`; -100 is the most that its servers accept.
+        speech.parity_checked, speech.output_dir = False, trainer.args.output_dir
+        # vLLM knows no `suppress_tokens`.
         options = {name: value for name, value in generation.generation_kwargs.items() if name != "suppress_tokens"}
-        bias = {**dict.fromkeys(speech.suppressed, -100.0), **options.get("logit_bias", {})}
+        bias = {**dict.fromkeys(speech.suppressed, LEAST_BIAS), **options.get("logit_bias", {})}
         speech.generation_kwargs = {**options, "logit_bias": bias, "stop_token_ids": list(trainer.eos_token_ids)}
         if speech.mode == "colocate":
+            set_seed(trainer.args.seed, device_specific=True)  # the engine has set its own, and draws from the same
             speech.llm.generate = partial(_with_audio, speech.llm.generate)
-        elif speech.accelerator.is_main_process:
-            speech.vllm_client.image_features = partial(audio_features, speech.vllm_client)
         return speech
 
     def _fix_param_name_to_vllm(self, name: str, extra_prefixes: list[str] | None = None) -> str:
         return self.architecture.vllm_parameter(super()._fix_param_name_to_vllm(name, extra_prefixes))
+
+    def _iter_named_params(self) -> Iterator[tuple[str, Tensor]]:
+        if not is_peft_model(self.model) or self._dist.is_fsdp or self._dist.is_zero3:
+            yield from super()._iter_named_params()
+            return
+        for name, tensor in merged_parameters(self.model):
+            yield self._fix_param_name_to_vllm(name), tensor
+
+    def sync_weights(self) -> None:
+        """As TRL's, which for an engine in this process is left to vLLM (see `send_weights`)."""
+        with self._failures_told():
+            if self.mode == "server":
+                return super().sync_weights()
+            if self.enable_sleep_mode:
+                empty_cache()
+                self.llm.wake_up(tags=["weights"])
+                self._llm_weights_sleeping = False
+            send_weights(self.llm, self._iter_named_params())
+
+    @contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        """Say what to do when the engine or the server has failed."""
+        try:
+            yield
+        except ValueError:  # something that it, or this class, has refused
+            raise
+        except Exception as error:
+            last = last_checkpoint(self.output_dir)
+            go_on = f"Start it again with --resume_from_checkpoint {last}." if last else "There is no checkpoint yet."
+            raise EngineError(
+                f"vLLM ({self.mode}) has failed, {type(error).__name__}: {error}. The run cannot go on without it. "
+                f"See to what ended it (its own log is above, or at the server). {go_on}"
+            ) from error
 
     def generate(
         self, prompts: list[list[int]], images: list | None, num_generations: int, profiler: Any = None
@@ -85,28 +221,16 @@ class SpeechGeneration(VLLMGeneration):
 
         Raises:
             ValueError: prompts that came back differ from those that were meant.
+            EngineError: the engine or the server has failed.
         """
         clips = images if images is not None and any(clip is not None for clip in images) else None
-        if self.mode == "server":  # every process has to hand on a list, or none: TRL gathers them
-            return super().generate(prompts, clips, num_generations, profiler)
-        sent = [self._unexpanded(ids) for ids in prompts]
-        returned, completions, logprobs, tokens = super().generate(sent, clips, num_generations, profiler)
-        for number, (ids, other) in enumerate(zip(prompts, returned, strict=True)):
-            if list(other) != ids:
-                counts = [list(row).count(self.audio_token) for row in (ids, other)]
-                raise ValueError(
-                    f"vLLM sampled row {number} from another prompt than is trained on: {len(other)} tokens with "
-                    f"{counts[1]} of audio instead of {len(ids)} with {counts[0]}. Use a vLLM whose processor for this "
-                    "model agrees with the installed transformers, or set use_vllm=False."
-                )
+        with self._failures_told():
+            if self.mode == "server":  # every process has to hand on a list, or none: TRL gathers them
+                return super().generate(prompts, clips, num_generations, profiler)
+            sent = [with_one_placeholder(ids, self.audio_token) for ids in prompts]
+            returned, completions, logprobs, tokens = super().generate(sent, clips, num_generations, profiler)
+        check_prompts(prompts, returned, self.audio_token)
         return prompts, completions, logprobs, tokens
-
-    def _unexpanded(self, ids: list[int]) -> list[int]:
-        """The prompt with one placeholder for the clip, where ours has one for every audio embedding."""
-        if self.audio_token not in ids:
-            return ids
-        first, count = ids.index(self.audio_token), ids.count(self.audio_token)
-        return ids[: first + 1] + ids[first + count :]
 
     def _place_features(self, features: dict | None, prompt_ids: list[int]) -> dict | None:
         """Point the clip's features at the placeholders of our prompt, which have to be as many as the server counts.
@@ -230,37 +354,3 @@ def _with_audio(generate: Callable, prompts: list[dict[str, Any]], **options: An
         media = prompt.get("multi_modal_data")
         renamed.append({**prompt, "multi_modal_data": {"audio": media["image"]}} if media else prompt)
     return generate(renamed, **options)
-
-
-def audio_features(client: Any, clips: list[list[Clip] | None], max_concurrent_requests: int = 16) -> list[dict | None]:
-    """What a vLLM server's processor makes of each clip; in place of `VLLMClient.image_features`.
-
-    The server generates from token ids or from messages, never from ids and media. So a clip is first sent in a message
-    of its own (as 32-bit float, losslessly), and the features that come back are paired with our tokens.
-
-    Raises:
-        RuntimeError: the server refuses, with its answer.
-    """
-
-    def send(row: list[Clip] | None) -> dict | None:
-        if row is None:
-            return None
-        ((waveform, rate),) = row
-        file = io.BytesIO()
-        soundfile.write(file, waveform, rate, format="WAV", subtype="FLOAT")
-        audio = {"data": base64.b64encode(file.getvalue()).decode(), "format": "wav"}
-        message = {"role": "user", "content": [{"type": "input_audio", "input_audio": audio}]}
-        response = client.session.post(
-            f"{client.base_url}/v1/chat/completions/render",
-            json={"model": client.model, "messages": [message], "max_tokens": 1},
-        )
-        if response.status_code != 200:
-            raise RuntimeError(
-                f"The vLLM server at {client.base_url} did not process a clip of {len(waveform) / rate:.1f} s: "
-                f"{response.status_code}, {response.text[:500]}. Audio goes through /v1/chat/completions/render; from "
-                "vLLM 0.30 on start the server with --enable-scale-out."
-            )
-        return response.json()["features"]
-
-    with ThreadPoolExecutor(max_concurrent_requests) as executor:
-        return list(executor.map(send, clips))

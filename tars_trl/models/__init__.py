@@ -151,6 +151,10 @@ class SpeechLLM:
         """A parameter of the text-producing model under the name that vLLM's loader expects (only if `in_vllm`)."""
         return name
 
+    def vllm_config(self, config: Any) -> Any:
+        """A checkpoint's config as vLLM knows it (only if `in_vllm`)."""
+        return config
+
     # ---- What it reads and hears -----------------------------------------------------------------------------------
 
     def prompt(

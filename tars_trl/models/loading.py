@@ -33,6 +33,7 @@ def load_speech_llm(
     dtype: str = "auto",
     device: Any = None,
     attn_implementation: str | None = None,
+    move: bool = True,
 ) -> tuple[Any, Any]:
     """(model, processor) of a speech LLM, in evaluation mode.
 
@@ -43,6 +44,7 @@ def load_speech_llm(
         dtype: name of a torch type; "auto" is the saved one, on a CPU float32.
         device: where it runs; None for the accelerator, if there is one, else the CPU.
         attn_implementation: of transformers; None for the class's default.
+        move: whether the weights go to `device`; else they stay in main memory, in the type that they had there.
 
     Raises:
         ValueError: an architecture that is not supported.
@@ -52,7 +54,7 @@ def load_speech_llm(
     device = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     loaded = load_model(model, revision=model_revision, dtype=dtype, full_precision=device.type == "cpu", **options)
-    loaded = loaded.to(device)
+    loaded = loaded.to(device) if move else loaded
     if adapter is not None:
         loaded = PeftModel.from_pretrained(loaded, adapter)
     return loaded.eval(), load_processor(model, adapter, model_revision)
@@ -98,12 +100,13 @@ def load_processor(model: str, adapter: str | None = None, model_revision: str |
         (Path(adapter) / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")
     )
     config = _config(model, {"revision": model_revision})
-    return AutoProcessor.from_pretrained(
+    processor = AutoProcessor.from_pretrained(
         adapter if saved else model,
         revision=None if saved else model_revision,
-        padding_side="left",
         **architecture_of(config.model_type).processor_options,
     )
+    processor.tokenizer.padding_side = "left"  # told to `from_pretrained`, clips would be padded on the left, too
+    return processor
 
 
 def resolve(model: str, adapter: str | None = None) -> tuple[str, str | None]:

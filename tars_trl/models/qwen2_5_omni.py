@@ -66,6 +66,14 @@ class Qwen2_5OmniThinker(SpeechLLM):
                 return f"thinker.{stored}{name.removeprefix(f'model.{module}')}"
         return f"thinker.{name}"
 
+    def vllm_config(self, config: Any) -> Any:
+        """Of a thinker alone that of an Omni around it: vLLM knows whole Omnis only."""
+        return (
+            config
+            if hasattr(config, "thinker_config")
+            else _omni_config(config, self.whole_config, self.whole_architecture)
+        )
+
     def write_whole(
         self, part: Path, processor: Any, folder: Path, original: str | Path | None = None, revision: str | None = None
     ) -> None:
@@ -88,6 +96,14 @@ class Qwen2_5OmniThinker(SpeechLLM):
             _write_back(part, folder, original, revision)
 
 
+def _omni_config(thinker: Any, config_class: str, architecture: str) -> Any:
+    """Config of an Omni that is nothing but a thinker, given the thinker's."""
+    import transformers
+
+    settings = {"enable_audio_output": False, "architectures": [architecture]}
+    return getattr(transformers, config_class)(thinker_config=thinker.to_dict(), **settings)
+
+
 def _write_around(thinker: Path, folder: Path, config_class: str, architecture: str) -> None:
     """A new Omni of a thinker alone, in the thinker's shards."""
     import transformers
@@ -101,12 +117,8 @@ def _write_around(thinker: Path, folder: Path, config_class: str, architecture: 
         content = json.loads(index.read_text(encoding="utf-8"))
         content["weight_map"] = {THINKER + name: shard for name, shard in content["weight_map"].items()}
         (folder / index.name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    config = getattr(transformers, config_class)(
-        thinker_config=transformers.AutoConfig.from_pretrained(thinker).to_dict(),
-        enable_audio_output=False,
-        architectures=[architecture],
-    )
-    config.save_pretrained(folder)
+    config = transformers.AutoConfig.from_pretrained(thinker)
+    _omni_config(config, config_class, architecture).save_pretrained(folder)
     torch.save({}, folder / "spk_dict.pt")  # voices of the talker: none, but the whole's class wants the file
     shutil.copy(thinker / "generation_config.json", folder)
 

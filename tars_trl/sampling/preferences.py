@@ -27,7 +27,7 @@ from ..data.prompts import MODALITIES
 from ..errors import SettingError
 from ..grpo.rewards import accuracy_reward, format_reward
 from ..record import environment
-from ..settings import setting
+from ..settings import BackendSettings, setting
 from . import shared
 from .complete import complete, decoding
 
@@ -37,7 +37,7 @@ PAIRED = "kept"
 
 
 @dataclass
-class PreferenceSettings(shared.SamplingSettings):
+class PreferenceSettings(BackendSettings, shared.SamplingSettings):
     """Settings of `build_preferences`."""
 
     output_dir: str = setting("runs/preferences", "Folder of what is written.", required=True)
@@ -211,6 +211,7 @@ def _write(questions: Dataset, choices: Sequence[tuple], counts: Counter[str], s
     _write_shards(questions.select(pairable), pairs, folder / "preferences")
     sizes = {"questions": len(choices), "preferences": len(pairable), "sft": len(sft)}
     report = {**sizes, "reasons": dict(counts.most_common()), "settings": asdict(settings), **environment()}
+    report |= shared.engine_facts(settings)
     (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{len(choices)} questions: {shared.spell_counts(counts)}.")
     print(f"{folder}: {len(pairable)} preference pairs, {len(sft)} supervised examples.")

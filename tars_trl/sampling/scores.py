@@ -26,7 +26,7 @@ from ..data.audio import TARGET_RATE
 from ..data.journal import Line, rows_digest, sha256
 from ..data.prompts import MODALITIES, Modality
 from ..errors import SettingError
-from ..settings import setting
+from ..settings import BackendSettings, setting
 from . import shared
 from .complete import complete, decoding
 
@@ -40,7 +40,7 @@ Score = Mapping[str, float]
 
 
 @dataclass
-class ScoreSettings(shared.SamplingSettings):
+class ScoreSettings(BackendSettings, shared.SamplingSettings):
     """Settings of `score_questions`."""
 
     output_dir: str = setting("runs/scored", "Folder of the scored questions.", required=True)

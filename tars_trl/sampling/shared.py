@@ -28,8 +28,9 @@ from ..data.hub import check_place
 from ..data.journal import Line
 from ..data.questions import load_questions
 from ..errors import SettingError
+from ..models import vllm
 from ..models.loading import base_revision, identity, load_speech_llm, resolve
-from ..settings import AskedModelSettings, AudioSettings, DecodingSettings, QuestionSettings
+from ..settings import AskedModelSettings, AudioSettings, BackendSettings, DecodingSettings, QuestionSettings
 
 
 def start_processes(use_cpu: bool = False) -> PartialState:
@@ -117,6 +118,16 @@ def chosen_questions(settings: SamplingSettings) -> Dataset:
     )
 
 
+def engine_facts(settings: Any) -> dict[str, str]:
+    """VLLM and its version, if it samples, so that its samples are told from those of transformers; else nothing.
+
+    Raises:
+        SettingError: it is not installed.
+    """
+    by_vllm = isinstance(settings, BackendSettings) and settings.backend == "vllm"
+    return {"backend": f"vllm {vllm.version()}"} if by_vllm else {}
+
+
 def model_facts(settings: AskedModelSettings) -> dict[str, Any]:
     """What identifies the model of the settings, so that samples of another one are not taken for its own."""
     model, adapter = check_model(settings)
@@ -125,29 +136,44 @@ def model_facts(settings: AskedModelSettings) -> dict[str, Any]:
         "adapter": identity(adapter, file="adapter_config.json") if adapter else None,
         "dtype": settings.dtype,
         "attn_implementation": settings.attn_implementation,
+        **engine_facts(settings),
     }
 
 
 def model_loader(settings: AskedModelSettings) -> Callable[[], tuple[Any, Any]]:
     """Loads (model, processor) when it is called first: where all lines are there, nothing is loaded.
 
+    With `backend` vllm the model is an engine that has its weights.
+
     Raises:
         SettingError, OSError: at once, see `check_model`.
     """
     names = ("model_revision", "dtype", "attn_implementation")
-    check_model(settings)
+    base, adapter = check_model(settings)
+    by_vllm = bool(engine_facts(settings))
 
     @functools.cache
     def load() -> tuple[Any, Any]:
         options: dict[str, Any] = {name: getattr(settings, name) for name in names}
         try:
-            return load_speech_llm(settings.model or "", settings.adapter, device=PartialState().device, **options)
+            options |= {"device": PartialState().device, "move": not by_vllm}
+            loaded, processor = load_speech_llm(settings.model or "", settings.adapter, **options)
         except OSError as error:  # of which some don't say what was asked for
             told = f", adapter={settings.adapter!r}" if settings.adapter else ""
             why = str(error).partition("\n")[0]
             raise SettingError(
                 f"model={settings.model!r}{told}: it cannot be loaded, {why} Correct the name, or connect to the hub."
             ) from error
+        if by_vllm and isinstance(settings, BackendSettings):
+            loaded = vllm.Engine(
+                loaded,
+                processor,
+                base,
+                base_revision(base, adapter, settings.model_revision),
+                gpu_memory_utilization=settings.vllm_gpu_memory_utilization,
+                max_model_length=settings.vllm_max_model_length,
+            )
+        return loaded, processor
 
     return load
 

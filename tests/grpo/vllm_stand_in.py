@@ -1,22 +1,13 @@
-"""A vLLM in small, for machines without one: the input schema and signatures of vLLM 0.22.1, around a real thinker.
+"""A vLLM in small, for what the real one cannot be made to do on a CPU: be wrong, and sleep.
 
-What it checks is read off the vLLM package: `inputs/llm.py` (prompts), `sampling_params.py` (fields and ranges),
-`entrypoints/llm.py` (`LLM`), `model_executor/models/qwen2_5_omni_thinker.py` (how a placeholder is expanded, names of
-weights) and `entrypoints/serve` (bodies of requests and answers). It computes features, positions and probabilities
-with transformers' own forward pass, so what comes out is right only if what went in was.
+Signatures and input schema are vLLM 0.22.1's. It computes features, positions and probabilities with transformers' own
+forward pass, so what comes out is right only if what went in was.
 """
 
-import base64
 import hashlib
-import io
-import json
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
 
 import numpy as np
-import soundfile
 import torch
 
 
@@ -95,7 +86,6 @@ class Engine:
         self.names = {f"thinker.{stored}": name for stored, name in stored_names(self.model).items()}
         self.audio_token = self.model.config.audio_token_id
         self.generator = torch.Generator().manual_seed(0)
-        self.lock = Lock()
 
     def load_weights(self, weights):
         """Names as in the hub's Omni checkpoint; anything else is an error, as in vLLM."""
@@ -175,17 +165,15 @@ def make_llm(engine):
         def __init__(self, model, *, tensor_parallel_size=1, gpu_memory_utilization=0.92, max_model_len=None,
                      max_num_seqs=None, enable_sleep_mode=False, model_impl="auto", distributed_executor_backend=None,
                      seed=0, max_num_batched_tokens=None, logprobs_mode="raw_logprobs", quantization=None,
-                     trust_remote_code=False):  # fmt: skip
-            assert logprobs_mode == "processed_logprobs"
+                     trust_remote_code=False, hf_overrides=None, load_format="auto", dtype="auto",
+                     limit_mm_per_prompt=None):  # fmt: skip
+            assert logprobs_mode == "processed_logprobs" and load_format == "dummy"
             self.awake = {"weights", "kv_cache"}
             self.resets = 0
 
-        def __getattr__(self, name):  # llm_engine.model_executor.driver_worker.model_runner.model
-            if name in ("llm_engine", "model_executor", "driver_worker", "model_runner"):
-                return self
-            if name == "model":
-                return engine
-            raise AttributeError(name)
+        def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
+            assert method == "reload_weights" and "weights" in self.awake
+            engine.load_weights(kwargs["weights_iterator"])
 
         def sleep(self, level=1):
             self.awake = set()
@@ -224,130 +212,3 @@ def make_llm(engine):
             return RequestOutput(ids, outputs)
 
     return LLM
-
-
-@contextmanager
-def served(engine):
-    """`vllm serve` on a free port of this machine, as far as TRL's client calls it; yields its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *args):
-            pass
-
-        def answer(self, body, status=200):
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def do_GET(self):
-            model_config = {"logprobs_mode": "processed_logprobs"}
-            self.answer(
-                {
-                    "/health": {},
-                    "/v1/models": {"data": [{"id": "stand-in"}]},
-                    "/server_info?config_format=json": {"vllm_config": {"model_config": model_config}},
-                }[self.path]
-            )
-
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
-            name = {
-                "/v1/chat/completions/render": "render",
-                "/inference/v1/generate": "generate",
-                "/v1/completions": "complete",
-                "/reset_prefix_cache": "reset",
-            }[self.path]
-            try:
-                with engine.lock:
-                    self.answer(getattr(self, name)(body))
-            except (AssertionError, KeyError, TypeError, ValueError) as error:
-                self.answer({"error": repr(error)}, 400)
-
-        def reset(self, body):
-            return {"success": True}
-
-        def render(self, body):
-            assert set(body) == {"model", "messages", "max_tokens"} and body["model"] == "stand-in"
-            ((part,),) = [message["content"] for message in body["messages"] if message["role"] == "user"]
-            assert part["type"] == "input_audio" and set(part["input_audio"]) == {"data", "format"}
-            data = io.BytesIO(base64.b64decode(part["input_audio"]["data"]))
-            key, _, tokens = engine.hear(soundfile.read(data, dtype="float32"))
-            features = {
-                "mm_hashes": {"audio": [key]},
-                "mm_placeholders": {"audio": [{"offset": 14, "length": tokens}]},
-                "kwargs_data": {"audio": [base64.b64encode(key.encode()).decode()]},
-            }
-            return {"request_id": "x", "token_ids": [1], "features": features, "sampling_params": {"max_tokens": 1}}
-
-        def params(self, given):
-            bias = {int(token): value for token, value in (given.get("logit_bias") or {}).items()}
-            return SamplingParams(**{**given, "logit_bias": bias})
-
-        def choices(self, ids, features, params):
-            sampled = [engine.sample(ids, features, params) for _ in range(params.n)]
-            return [
-                (number, ids, [next(iter(place.items())) for place in scores])
-                for number, (ids, scores) in enumerate(sampled)
-            ]
-
-        def generate(self, body):
-            assert set(body) == {"request_id", "model", "token_ids", "features", "sampling_params"}
-            ids, features = body["token_ids"], None
-            assert ids and all(type(token) is int and token >= 0 for token in ids)
-            engine.received.append(body)
-            if body["features"] is not None:
-                assert set(body["features"]) == {"mm_hashes", "mm_placeholders", "kwargs_data"}
-                ((place,),) = body["features"]["mm_placeholders"].values()
-                run = ids[place["offset"] : place["offset"] + place["length"]]
-                key = base64.b64decode(body["features"]["kwargs_data"]["audio"][0]).decode()
-                features, tokens = engine.features[key]
-                assert run == [engine.audio_token] * tokens and ids.count(engine.audio_token) == tokens
-            choices = [
-                {
-                    "index": number,
-                    "token_ids": tokens,
-                    "logprobs": {
-                        "content": [
-                            {"token": f"token_id:{token}", "logprob": one.logprob, "top_logprobs": []}
-                            for token, one in scores
-                        ]
-                    },
-                }
-                for number, tokens, scores in self.choices(ids, features, self.params(body["sampling_params"]))
-            ]
-            return {"request_id": body["request_id"], "choices": choices}
-
-        def complete(self, body):
-            options = {name: value for name, value in body.items() if name not in ("model", "prompt")}
-            assert options.pop("return_token_ids") and options.pop("return_tokens_as_token_ids")
-            engine.received.append(body)
-            return {
-                "choices": [
-                    {
-                        "prompt_token_ids": ids,
-                        "token_ids": tokens,
-                        "logprobs": {
-                            "tokens": [f"token_id:{token}" for token, _ in scores],
-                            "token_logprobs": [one.logprob for _, one in scores],
-                            "top_logprobs": [{} for _ in scores],
-                        },
-                    }
-                    for ids in body["prompt"]
-                    for _, tokens, scores in self.choices(ids, None, self.params(options))
-                ]
-            }
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

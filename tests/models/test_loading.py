@@ -1,13 +1,14 @@
 """Which weights are measured, and how they are told apart."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tars_trl.models import loading
-from tars_trl.models.loading import identity, load_speech_llm, resolve
+from tars_trl.models.loading import identity, load_processor, load_speech_llm, resolve
 from tars_trl.models.phi4_multimodal import MODEL_ID, NATIVE_REVISION, Phi4Multimodal
 
 
@@ -54,6 +55,7 @@ def asked(monkeypatch):
 
     class Loaded:
         model_type = "phi4_multimodal"
+        tokenizer = SimpleNamespace()
 
         def to(self, device):
             return self
@@ -102,3 +104,10 @@ def test_an_adapter_is_put_on_the_revision_that_it_was_trained_on(asked, tmp_pat
     assert loading.base_revision("other/model", str(tmp_path)) is None
     (tmp_path / "checkpoint-9").mkdir()  # the record is in the run's folder, above
     assert loading.base_revision("some/model", str(tmp_path / "checkpoint-9")) == "abc"
+
+
+def test_processors_pad_tokens_on_the_left_and_clips_on_the_right(model_folder, tmp_path):
+    """Also one that is saved again: what reads it otherwise, such as vLLM, would put silence before a clip."""
+    load_processor(model_folder).save_pretrained(tmp_path)
+    again = load_processor(str(tmp_path))
+    assert again.tokenizer.padding_side == "left" and again.feature_extractor.padding_side == "right"

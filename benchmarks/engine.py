@@ -1,0 +1,101 @@
+"""A step with vLLM and without, side by side in one run: the demo's, and one with half a minute of speech.
+
+    .venv-vllm/bin/python benchmarks/engine.py      # after `make test-vllm`; set VLLM_CPU_KVCACHE_SPACE=1 on a CPU
+
+The demo's recipe on tiny-omni; both forms take turns, each trains a few steps, and medians of a step's seconds (and of
+the process's own CPU seconds, which other programs do not lengthen) are printed. The first step of a turn, with what is
+compiled and compared in it, does not count.
+"""
+
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Audio
+from transformers import TrainerCallback
+
+from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, accuracy_reward, format_reward, load_questions
+from tars_trl.data.audio import TARGET_RATE, load_audio
+from tars_trl.models.loading import load_model, load_processor
+from tars_trl.settings import parse, run, setting
+
+MODEL, QUESTIONS = "recipes/demo/tiny-omni", "recipes/demo/questions"
+
+
+@dataclass
+class EngineSettings:
+    """What is measured."""
+
+    steps: int = setting(6, "Steps of a turn.", least=2)
+    turns: int = setting(2, "Turns of each form.", least=1)
+    rows: int = setting(48, "Completions of a step, eight of each question.", least=8)
+    seconds: float = setting(29.0, "Of speech in the long form; clips are the demo's, one behind the other.", above=0)
+
+
+class Clock(TrainerCallback):
+    """Seconds of each step, on the wall and of this process."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[float, float]] = []
+
+    def on_step_begin(self, *args: object, **kwargs: object) -> None:
+        """Start."""
+        self.start = time.perf_counter(), time.process_time()
+
+    def on_step_end(self, *args: object, **kwargs: object) -> None:
+        """Stop."""
+        now = time.perf_counter(), time.process_time()
+        self.steps.append((now[0] - self.start[0], now[1] - self.start[1]))
+
+
+def lengthen(rows, seconds: float):
+    """The questions with clips of this length, made of theirs and of those that follow."""
+    clips = [load_audio(row["audio"]) for row in rows]
+    samples = int(seconds * TARGET_RATE)
+
+    def long(_row, number: int) -> dict:
+        clip = np.concatenate([clips[(number + place) % len(clips)] for place in range(len(clips))])[:samples]
+        return {"audio": {"array": clip, "sampling_rate": TARGET_RATE}}
+
+    plain = rows.remove_columns("audio")
+    return plain.map(long, with_indices=True).cast_column("audio", Audio(decode=False))
+
+
+def measure(rows, with_engine: bool, settings: EngineSettings) -> list[tuple[float, float]]:
+    """Seconds of the steps of one turn."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        args = TARSGRPOConfig(
+            folder, use_vllm=with_engine, vllm_mode="colocate", vllm_max_model_length=1536,
+            per_device_train_batch_size=settings.rows, max_completion_length=64, max_steps=settings.steps,
+            learning_rate=5e-4, lora_dropout=0.0, behavior_weight=0.0, gradient_checkpointing=False, report_to=[],
+            save_strategy="no", dataloader_pin_memory=False, disable_tqdm=True, logging_steps=100,
+        )  # fmt: skip
+        trainer = TARSGRPOTrainer(
+            load_model(MODEL, full_precision=True), [accuracy_reward, format_reward], args, rows,
+            processing_class=load_processor(MODEL), callbacks=[clock],
+        )  # fmt: skip
+        trainer.train()
+    return clock.steps[1:]
+
+
+def main() -> None:
+    """Measure in turns and print."""
+    (settings,) = parse(EngineSettings, description=__doc__)
+    rows = load_questions(QUESTIONS, "train")
+    few = rows.select(range(24))
+    print("| questions | sampled by | seconds a step | CPU seconds |\n|---|---|---|---|")
+    for name, asked in (("the demo's", rows), (f"{settings.seconds:g} s of speech", lengthen(few, settings.seconds))):
+        steps: dict[str, list] = {"transformers": [], "vLLM": []}
+        for _ in range(settings.turns):
+            for form, measured in steps.items():
+                measured += measure(asked, form == "vLLM", settings)
+        for form, measured in steps.items():
+            wall, cpu = (statistics.median(column) for column in zip(*measured, strict=True))
+            print(f"| {name} | {form} | {wall:.2f} | {cpu:.2f} |")
+
+
+if __name__ == "__main__":
+    run(main)
