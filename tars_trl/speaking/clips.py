@@ -105,7 +105,7 @@ def augment(waveform: np.ndarray, settings: Augmentation, draw: random.Random) -
         changes.append(f"room {seconds:g} s")
     if "noise" in kinds:
         snr = round(draw.uniform(*settings.snr_db))
-        wave = add_noise(wave, _pink(len(wave), generator), torch.tensor(float(snr)))
+        wave = add_noise(wave, pink_noise(len(wave), generator), torch.tensor(float(snr)))
         changes.append(f"noise {snr} dB")
     return level(wave.numpy()), ", ".join(changes)
 
@@ -118,7 +118,7 @@ def _room(seconds: float, generator: torch.Generator) -> torch.Tensor:
     return tail
 
 
-def _pink(length: int, generator: torch.Generator) -> torch.Tensor:
+def pink_noise(length: int, generator: torch.Generator) -> torch.Tensor:
     """Noise whose power falls with the frequency; (length,)."""
     spectrum = torch.fft.rfft(torch.randn(length, generator=generator))
     return torch.fft.irfft(spectrum / torch.arange(1, len(spectrum) + 1).sqrt(), n=length)
