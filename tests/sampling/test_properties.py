@@ -5,10 +5,10 @@ import math
 import random
 
 import pytest
-from analyze_drift import DriftSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tars_trl.commands.analyze_drift import DriftSettings
 from tars_trl.commands.chat import ChatSettings
 from tars_trl.errors import SettingError
 from tars_trl.sampling.preferences import PAIRED, Candidate, PreferenceSettings, choose
