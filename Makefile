@@ -17,7 +17,7 @@ help:       ## this list
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[demo,data,voxtral,dev,docs]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[demo,data,voxtral,dev,docs,web]"
 	touch $@
 
 setup: $(STAMP)     ## make .venv with the tested versions of everything
@@ -57,7 +57,7 @@ imports: $(STAMP)   ## which room may import which
 	$(BIN)/lint-imports
 
 docs: $(STAMP)      ## the site, in site/; strictly and without network
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The wheel is installed into an empty folder, and imported from there, so that a forgotten file is noticed here.
 package: $(STAMP)   ## build wheel and sdist in dist/, and check that the wheel is complete

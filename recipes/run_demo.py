@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from tars_trl import EvaluationSettings, evaluate, load_questions
@@ -113,7 +114,7 @@ def main(args: list[str] | None = None) -> None:
     plots.plot_gap([logged]).savefig(folder / "gap.png")
     plots.plot_rewards(logged).savefig(folder / "rewards.png")
     plots.plot_before_after(before, after).savefig(folder / "before_after.png")
-    write_report(folder, questions=load_questions(QUESTIONS))
+    write_report(folder, questions=chain(load_questions(QUESTIONS), load_questions(QUESTIONS, "test")))
     print(f"\n{'':<8}{'speech, %':>22}{'text, %':>22}{'gap':>8}{'recovery, %':>13}   (held out, 95 % intervals)")
     print(table_row("before", before), table_row("after", after), sep="\n")
     print("Recovery: speech accuracy over the same model's text accuracy.")

@@ -21,6 +21,7 @@ COMMANDS = {
     },
     "Questions": {
         "build-dataset": ("commands.build_dataset", "written questions to spoken ones"),
+        "check-recordings": ("commands.check_recordings", "do your clips say question and options?"),
         "score-questions": ("commands.score_questions", "pass@k of a model on each question: what to train on"),
         "build-preferences": ("commands.build_preferences", "pairs and examples for dpo and sft"),
     },
@@ -30,7 +31,7 @@ COMMANDS = {
         "report": ("commands.report", "a run as one HTML file"),
     },
     "Use": {
-        "chat": ("commands.chat", "ask a model, from a sound file, in writing, or both"),
+        "chat": ("commands.chat", "ask a model, from a sound file, in writing, or in the browser (--web)"),
         "export": ("commands.export", "a folder that others can open, checked, carded, pushed if asked"),
     },
 }

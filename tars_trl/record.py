@@ -10,6 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def write_run(
         "data": sorted(dataset.info.download_checksums or {}),
         **trainer.questions_from,
         "steps": state.global_step,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processes": trainer.accelerator.num_processes,
         "processor": platform.processor() or platform.machine(),
         "seconds": next((log["train_runtime"] for log in state.log_history if "train_runtime" in log), None),

@@ -151,6 +151,8 @@ def test_the_wheel_works_in_an_empty_folder(tmp_path, model_folder, embedder_fol
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     installed = python("-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", site, wheel)
     assert installed.returncode == 0, installed.stderr[-2000:]
+    listed = python(site / "bin" / "tars-trl", cwd=work, env=os.environ | {"PYTHONPATH": str(site)})
+    assert "build-dataset" in listed.stdout, listed.stderr[-2000:]
     questions(4).to_parquet(work / "train-00000-of-00001.parquet")
     script = work / "own.py"
     script.write_text(f"""

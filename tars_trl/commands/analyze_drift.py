@@ -4,9 +4,10 @@ r"""Where speech and text part inside a model: layer-wise similarity under the s
 
 For each model its own written completions (greedy, or those of --completions) are fed behind both prompts and compared
 layer by layer, token by token and pooled (paper, figure 2). Left in the output folder: `MODEL/layer_stats.json` (keys
-of the published files) and `MODEL/layer_stats_pooled.json`, `layer_sets.json`, `drift.png`. Files of other models join
-the figure with `--stats paper=layer_stats.json`. Figure 3 is drawn from evaluations of runs that aligned different
-layers, results of `evaluate` (files or folders):
+of the published files), `MODEL/layer_stats_pooled.json` and `MODEL/layer_stats_baseline.json` (the pooled similarity to
+another question's completion), `change.json` (of two models, on the same questions), `layer_sets.json`, `drift.png`.
+Files of other models join the figure with `--stats paper=layer_stats.json`. Figure 3 is drawn from evaluations of runs
+that aligned different layers, results of `evaluate` (files or folders):
 
     tars-trl analyze-drift --output_dir runs/layers \
         --layer_sets shallow=runs/results/runs__shallow all=runs/results/runs__all
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from ..data.hub import check_place
 from ..errors import SettingError
-from ..evaluation.drift import Drift, layer_set_stats, layer_stats, measure_drift, read_layer_stats
+from ..evaluation.drift import Drift, layer_set_stats, layer_stats, measure_drift, pooled_change, read_layer_stats
 from ..evaluation.results import read_pair
 from ..report.plots import check_matplotlib, plot_drift, plot_layer_sets
 from ..sampling.complete import complete, decoding
@@ -109,22 +110,29 @@ def main(args: list[str] | None = None) -> None:
         check_place("models", path, settings.model_revision)
     by_token = {name: read_layer_stats(path) for name, path in settings.named("stats").items()}
     layer_sets = {name: read_pair(path) for name, path in settings.named("layer_sets").items()}
-    pooled, sets = {}, {}
+    pooled, baseline, sets, change = {}, {}, {}, None
+    measured: list[Drift] = []
     completions = read_completions(settings.completions) if settings.completions else {}
     rows = list(chosen_questions(settings)) if models else []
     output.mkdir(parents=True, exist_ok=True)
     for name, path in models.items():
         drift = analyze(name, path, rows, completions, settings)
+        measured.append(drift)
+        baseline[name] = layer_stats(drift.baseline)
         by_token[name], pooled[name] = layer_stats(drift.by_token), layer_stats(drift.pooled)
         sets[name] = {"by_token": layer_set_stats(drift.by_token), "pooled": layer_set_stats(drift.pooled)}
         (output / name).mkdir(exist_ok=True)
         about = {"model": path, "questions": len(drift.keys), "skipped": drift.skipped}
-        for file, stats in (("layer_stats", by_token[name]), ("layer_stats_pooled", pooled[name])):
+        files = {"layer_stats": by_token, "layer_stats_pooled": pooled, "layer_stats_baseline": baseline}
+        for file, stats in ((file, models[name]) for file, models in files.items()):
             (output / name / f"{file}.json").write_text(json.dumps({**stats, **about}, indent=2) + "\n")
         means = ", ".join(f"{layer_set} {stats['mean']:.4f}" for layer_set, stats in sets[name]["by_token"].items())
         print(f"{name}: {len(drift.keys)} questions, {len(drift.skipped)} skipped; token by token: {means}")
+    if len(measured) == 2:
+        change = layer_stats(pooled_change(*measured))
+        (output / "change.json").write_text(json.dumps(change | {"from": [*models]}, indent=2) + "\n")
     if by_token:
-        plot_drift(by_token, pooled).savefig(output / "drift.png")
+        plot_drift(by_token, pooled, baseline, change).savefig(output / "drift.png")
     if sets:
         (output / "layer_sets.json").write_text(json.dumps(sets, indent=2) + "\n")
     if layer_sets:

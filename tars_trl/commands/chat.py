@@ -5,7 +5,10 @@ r"""Ask a speech LLM a question, spoken or written, and read its answer as it co
         --audio france.wav --text "What is the capital of France? Option A: Lyon. Option B: Paris."
 
 The system prompt is the one of the model's training. Given both forms it answers twice, once from each twin's prompt,
-and prints the answers side by side.
+and prints the answers side by side. In the browser instead, to record a question, and to compare with the model before
+training:
+
+    tars-trl chat --model runs/mine --web
 """
 
 import shutil
@@ -24,6 +27,7 @@ from ..record import read_run
 from ..sampling.complete import complete, decoding
 from ..sampling.shared import model_loader, start_processes
 from ..settings import AskedModelSettings, DecodingSettings, parse, run, setting
+from . import page
 
 
 @dataclass
@@ -35,12 +39,17 @@ class ChatSettings(DecodingSettings, AskedModelSettings):
     system_prompt: str | None = setting(
         None, "System prompt. None: the one that the model's run was trained with, else the method's; '': none."
     )
+    web: bool = setting(False, "Ask in the browser: record, upload or type (extra `web`).")
+    host: str = setting("127.0.0.1", "Address that the page is served at; 0.0.0.0 lets other machines in, too.")
+    port: int = setting(7860, "Its port.", least=1, most=65535)
     batch_size: int = field(default=1, init=False)  # one question
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.audio and not self.text:
-            raise SettingError("audio and text are not given: there is no question. Pass --audio, --text, or both.")
+        if not self.audio and not self.text and not self.web:
+            raise SettingError(
+                "audio and text are not given: there is no question. Pass --audio, --text, or both, or --web."
+            )
 
 
 def system_prompt_of(settings: ChatSettings) -> str:
@@ -69,15 +78,18 @@ def side_by_side(answers: dict[str, str], width: int) -> str:
 def main(args: list[str] | None = None) -> dict[str, str]:
     """Load the model, ask, print; the answers by modality."""
     (settings,) = parse(ChatSettings, args=args, description=__doc__)
+    if settings.web:
+        page.check_gradio()
     load = model_loader(settings)
-    row: dict[str, Any] = {
-        "key": "chat",
-        "prompt": build_prompt(settings.text or "(spoken)", system_prompt_of(settings)),
-    }
+    prompt = system_prompt_of(settings)
+    row: dict[str, Any] = {"key": "chat", "prompt": build_prompt(settings.text or "(spoken)", prompt)}
     if settings.audio:  # read before the model is loaded
         row["audio"] = {"array": load_audio(settings.audio), "sampling_rate": TARGET_RATE}
     start_processes(settings.use_cpu)
     model, processor = load()
+    if settings.web:
+        page.serve(model, processor, prompt, decoding(settings), settings.host, settings.port)
+        return {}
     answers: dict[str, str] = {}
     for modality, question in zip(MODALITIES, (settings.audio, settings.text), strict=True):
         if question:

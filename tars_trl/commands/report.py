@@ -12,7 +12,9 @@ Clips of the samples are looked up by key in the run's questions; those that are
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from .. import load_questions
@@ -32,7 +34,7 @@ class ReportSettings(Settings):
         None, "The run's questions, for their clips: hub id, folder or file. None: those that the run names."
     )
     split: str | None = setting(None, "Split of the questions. None: the run's.")
-    samples: int = setting(4, "Questions of the last logged step to show.", least=0)
+    samples: int = setting(2, "Questions of each kind to show: mended, still wrong, of the last logged step.", least=0)
 
 
 def questions_of(settings: ReportSettings) -> Iterable[Mapping[str, Any]]:
@@ -43,12 +45,15 @@ def questions_of(settings: ReportSettings) -> Iterable[Mapping[str, Any]]:
         print(f"No clips: {settings.run} does not say what it was trained on. --dataset names it.")
         return ()
     try:
-        return load_questions(dataset, split)
+        training = load_questions(dataset, split)
     except OSError as error:  # also without network
         if settings.dataset:
             raise
         print(f"No clips: the run's questions {dataset} cannot be read, {error} --dataset names another place.")
         return ()
+    with suppress(ValueError, OSError):  # held-out ones, if they lie beside
+        return chain(training, load_questions(dataset, "test"))
+    return training
 
 
 def main(args: list[str] | None = None) -> None:

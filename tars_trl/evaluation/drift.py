@@ -46,6 +46,9 @@ class Drift:
     """(Q, L): cosine of the same token's states under both prompts, mean over the completion's tokens."""
     pooled: Tensor
     """(Q, L): cosine of the states pooled over the completion's tokens (as R_rep, paper section on rewards)."""
+    baseline: Tensor
+    """(Q, L): pooled similarity of a spoken state to the written one of the next question, the last one's to the
+    first's: what two completions have in common whatever they answer. NaN with a single question."""
     skipped: list[str]
     """Keys of questions without a completion to compare."""
 
@@ -86,17 +89,20 @@ def measure_drift(
     with evaluation_mode(model):
         for start in range(0, len(keys), batch_size):
             batch = keys[start : start + batch_size]
-            parts.append(similarities(model, processor, [by_key[key] for key in batch], [ids[key] for key in batch]))
+            parts.append(compare_twins(model, processor, [by_key[key] for key in batch], [ids[key] for key in batch]))
             if on_batch is not None:
                 on_batch(len(batch))
-    by_token, pooled = (torch.cat(kind) for kind in zip(*parts, strict=True))
-    return Drift(keys, by_token, pooled, [key for key in by_key if not ids[key]])
+    by_token, speech, text = (torch.cat(kind) for kind in zip(*parts, strict=True))
+    pooled, baseline = cosine_similarity(speech, text, dim=-1), cosine_similarity(speech, text.roll(-1, 0), dim=-1)
+    if len(keys) == 1:
+        baseline = torch.full_like(baseline, torch.nan)
+    return Drift(keys, by_token, pooled, baseline, [key for key in by_key if not ids[key]])
 
 
-def similarities(
+def compare_twins(
     model: Any, processor: Any, rows: Sequence[Mapping[str, Any]], completions: list[list[int]]
-) -> tuple[Tensor, Tensor]:
-    """Token-wise and pooled similarities, (B, L) each, of B questions in one forward pass of 2 B rows."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token-wise similarities (B, L) and pooled states, spoken and written, (B, L, H), of B questions in one pass."""
     base = base_of(model)
     architecture = architecture_of(base.config.model_type)
     prompts = [twin_prompt(architecture, processor, row, modality) for modality in MODALITIES for row in rows]
@@ -104,20 +110,29 @@ def similarities(
     padding = batch.attention_mask[: len(rows), batch.prompt_width :, None] == 0  # (B, T, 1)
     lengths = (~padding).sum((1, 2))
     by_token: list[Tensor] = []  # of each layer that has run, (B,)
-    pooled: list[Tensor] = []
+    pooled: list[Tensor] = []  # (2, B, H); sums, whose cosines are those of means
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> None:
         states = (output[0] if isinstance(output, tuple) else output)[:, batch.prompt_width :].float()
         speech, text = (twin.masked_fill(padding, 0.0) for twin in states.chunk(2))  # (B, T, H); padding may hold NaN
         by_token.append(cosine_similarity(speech, text, dim=-1).sum(1) / lengths)  # that of padding is 0
-        pooled.append(cosine_similarity(speech.sum(1), text.sum(1), dim=-1))
+        pooled.append(torch.stack([speech.sum(1), text.sum(1)]))
 
     with ExitStack() as hooks, heard(model, batch.clips):
         for layer in architecture.state_modules(base):
             hooks.enter_context(layer.register_forward_hook(hook))
         # Without the vocabulary's logits.
         base.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    return torch.stack(by_token, dim=1).cpu(), torch.stack(pooled, dim=1).cpu()
+    spoken, written = torch.stack(pooled, dim=2).cpu()
+    return torch.stack(by_token, dim=1).cpu(), spoken, written
+
+
+def pooled_change(first: Drift, second: Drift) -> Tensor:
+    """(Q, L): how much more similar the twins are in the second model, on the questions that both answered."""
+    keys = [key for key in first.keys if key in second.keys]
+    rows = ([drift.keys.index(key) for key in keys] for drift in (first, second))
+    before, after = (drift.pooled[numbers] for drift, numbers in zip((first, second), rows, strict=True))
+    return after - before
 
 
 def layer_stats(similarity: Tensor) -> LayerStats:

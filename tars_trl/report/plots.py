@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from pandas import DataFrame, Series
 
 from ..errors import NotLoggedError
+from ..record import read_run
 from .frames import LoggedRun, accuracy_columns, metrics_frame, names_apart
 
 if TYPE_CHECKING:
@@ -77,9 +78,10 @@ def _styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
 def plot_gap(runs: LoggedRun | Sequence[LoggedRun], smooth: int = 10) -> "Figure":
     """Accuracy of the twins over training, and the gap between them, for one run or several.
 
-    Lines are means over the last `smooth` logged steps of the sampled completions; bands their 95 % intervals, from the
-    spread of those steps (drawn for a single run). Marks with lines through them are held-out accuracies, where the run
-    measured them: filled the greedy ones of `EvaluationCallback` (`eval_…_greedy`), hollow those of `trainer.evaluate`.
+    Points are the logged steps' sampled completions, lines means over the last `smooth` of them, bands their 95 %
+    intervals, from the spread of those steps (points and bands are drawn for a single run). Marks with lines through
+    them are held-out accuracies, where the run measured them: filled the greedy ones of `EvaluationCallback`
+    (`eval_…_greedy`), hollow those of `trainer.evaluate`.
     """
     runs = [runs] if isinstance(runs, LoggedRun) else list(runs)
     figure, (left, right) = _figure(10, 3.8, 2)
@@ -104,14 +106,22 @@ def plot_gap(runs: LoggedRun | Sequence[LoggedRun], smooth: int = 10) -> "Figure
         right.legend(loc="best")
     for axes in (left, right):
         _whole_steps(axes, "training step")
+    _state_window(figure, smooth)
     return figure
 
 
 @_styled
 def plot_rewards(run: LoggedRun, smooth: int = 10) -> "Figure":
-    """The reward of each modality and the terms it is made of, over training; bands as in `plot_gap`."""
-    return _panels(run, smooth, "TARSGRPOTrainer", [
-        ("Reward (weighted sum)", "mean reward", _both("reward"), None),
+    """The reward of each modality and the terms it is made of, over training; points and bands as in `plot_gap`.
+
+    A spoken completion can earn R_rep and R_beh, too: so that the two can be compared, rewards are divided by the sum
+    of their weights, which is their maximum where every reward is at most 1.
+    """
+    most = _most_rewards(run)
+    reward = ("Reward (share of its maximum)", "reward / weights") if most else ("Reward (weighted sum)", "mean reward")
+    scales = {f"{modality}/reward": most[modality] for modality in most}
+    return _panels(run, smooth, "TARSGRPOTrainer", scales=scales, panels=[
+        (*reward, _both("reward"), None),
         ("R_acc: the answer is right", "mean, 0 to 1", _both("accuracy"), SHARE),
         ("R_fmt: it is well-formed", "mean, 0 to 1", _both("format"), SHARE),
         ("R_rep: thinks like its twin", "mean cosine", {"speech": "rewards/representation_alignment/mean"}, None),
@@ -122,7 +132,7 @@ def plot_rewards(run: LoggedRun, smooth: int = 10) -> "Figure":
 @_styled
 def plot_health(run: LoggedRun, smooth: int = 10) -> "Figure":
     """What tells whether a run can learn: groups without signal or reference, truncation, lengths; per modality."""
-    return _panels(run, smooth, "TARSGRPOTrainer", [
+    return _panels(run, smooth, "TARSGRPOTrainer", panels=[
         ("Groups with equal rewards", "share, 0 to 1", _both("frac_reward_zero_std"), SHARE),
         ("Questions without a reference", "share, 0 to 1", {"gap": "alignment/no_reference"}, SHARE),
         ("Truncated completions", "share, 0 to 1", _both("clipped_ratio"), SHARE),
@@ -134,7 +144,7 @@ def plot_health(run: LoggedRun, smooth: int = 10) -> "Figure":
 @_styled
 def plot_loss(run: LoggedRun, smooth: int = 10) -> "Figure":
     """Loss and fit of a supervised run (tars-trl sft, tars-trl dpo) over training; bands as in `plot_gap`."""
-    return _panels(run, smooth, "SFTTrainer or DPOTrainer", [
+    return _panels(run, smooth, "SFTTrainer or DPOTrainer", panels=[
         ("Loss", "mean of the batch", {"gap": "loss"}, None),
         ("Loss, held out", "mean", {"gap": "eval_loss"}, None),
         ("SFT: next token is right", "share, 0 to 1", {"gap": "mean_token_accuracy"}, None),
@@ -144,7 +154,9 @@ def plot_loss(run: LoggedRun, smooth: int = 10) -> "Figure":
 
 
 @_styled
-def plot_before_after(before: Mapping[str, Any], after: Mapping[str, Any], names=("before", "after")) -> "Figure":
+def plot_before_after(
+    before: Mapping[str, Any], after: Mapping[str, Any], names: Sequence[str] = ("before", "after")
+) -> "Figure":
     """Held-out accuracies and the gap before and after training, with 95 % intervals.
 
     Args:
@@ -161,7 +173,7 @@ def plot_before_after(before: Mapping[str, Any], after: Mapping[str, Any], names
             above = (result["gap"] >= 0) == (modality == "text")  # so that close labels do not meet
             place, away = (x + shift, values[x]), (32 * x - 16, 6 if above else -6)
             left.annotate(f"{modality} {values[x]:.1f}", place, away, ha=beside[x], color=COLORS[modality], **words)
-    left.set(title="Accuracy", ylabel="accuracy (%)", xticks=(0, 1), xticklabels=names, xlim=(-0.7, 1.7))
+    left.set(title="Accuracy", ylabel="accuracy (%)", xticks=(0, 1), xticklabels=names, xlim=(-1, 2))
     ends = [100 * end for result in results for name in BOTH for end in result[f"{name}_interval"]]
     left.set_ylim(max(0, min(ends) - 6), min(102, max(ends) + 6))
     gaps = _intervals(right, [0, 1], results, "gap")
@@ -177,27 +189,48 @@ def plot_before_after(before: Mapping[str, Any], after: Mapping[str, Any], names
 
 
 @_styled
-def plot_drift(stats: Mapping[str, "LayerStats"], pooled: Mapping[str, "LayerStats"] | None = None) -> "Figure":
+def plot_drift(
+    stats: Mapping[str, "LayerStats"],
+    pooled: Mapping[str, "LayerStats"] | None = None,
+    baseline: Mapping[str, "LayerStats"] | None = None,
+    change: "LayerStats | None" = None,
+) -> "Figure":
     """Similarity of a completion's states under the spoken and the written prompt, by layer (figure 2), a line a model.
 
     Args:
         stats: model name to `layer_stats` of the token-by-token similarity (`layers`, `means`, `ci_lower`, `ci_upper`).
         pooled: the same of the pooled similarity, for a second panel.
+        baseline: the same of the pooled similarity to another question's completion, for dotted lines in that panel:
+            what two completions of the model have in common whatever they answer.
+        change: differences of the pooled similarity between two models on the same questions, for a third panel.
     """
     panels = {"Token by token": stats} | ({"Pooled over the completion (R_rep)": pooled} if pooled else {})
-    figure, grid = _figure(5.2 * len(panels), 3.8, len(panels), squeeze=False, sharey=True)
-    for axes, (title, models) in zip(grid.flat, panels.items(), strict=True):
+    count = len(panels) + (change is not None)
+    figure, grid = _figure(4.8 * count, 3.8, count, squeeze=False)
+    for axes, (title, models) in zip(grid.flat, panels.items(), strict=False):
         for number, (name, layers) in enumerate(models.items()):
             color, line = MODEL_COLORS[number % len(MODEL_COLORS)], LINES[number % len(LINES)]
-            places = [layer + 1 for layer in layers["layers"]]  # counted from 0 in the files
-            axes.plot(places, layers["means"], line, color=color, marker="osD^vP"[number % 6], markersize=4, label=name)
-            axes.fill_between(places, layers["ci_lower"], layers["ci_upper"], color=color, alpha=0.2, linewidth=0)
+            _layer_line(axes, layers, line, color=color, marker="osD^vP"[number % 6], label=name)
+            if baseline and models is pooled and name in baseline:
+                _layer_line(axes, baseline[name], ":", color=color, label=f"{name}, another question's")
         axes.axhline(1, color="#888888", linewidth=1)  # here speech and text are the same
-        axes.set(title=title)
+        axes.set(title=title, ylabel="cosine of speech and text")
+        axes.legend(loc="best", fontsize=9)
+    if change is not None:
+        axes = grid.flat[-1]
+        _layer_line(axes, change, "-", color=COLORS["gap"], marker="o")
+        axes.axhline(0, color="#888888", linewidth=1)
+        axes.set(title="Change of the pooled similarity", ylabel="difference, same questions")
+    for axes in grid.flat:
         _whole_steps(axes, "decoder layer")
-    grid.flat[0].set_ylabel("cosine of speech and text")
-    grid.flat[0].legend(loc="best")
+    figure.supxlabel("95 % intervals over questions", fontsize=9, color="#555555")
     return figure
+
+
+def _layer_line(axes: "Axes", layers: "LayerStats", line: str, color: str, **options: Any) -> None:
+    places = [layer + 1 for layer in layers["layers"]]  # counted from 0 in the files
+    axes.plot(places, layers["means"], line, color=color, markersize=4, **options)
+    axes.fill_between(places, layers["ci_lower"], layers["ci_upper"], color=color, alpha=0.2, linewidth=0)
 
 
 @_styled
@@ -219,23 +252,30 @@ def plot_layer_sets(results: Mapping[str, Mapping[str, Any]]) -> "Figure":
 
 
 @_styled
-def plot_domains(domains: DataFrame, title: str = "Where the gap is") -> "Figure":
-    """Accuracy of both modalities in each domain, the largest gap on top.
+def plot_domains(domains: DataFrame, after: DataFrame | None = None) -> "Figure":
+    """Accuracy of both modalities in each domain, the largest gap on top; before and after on one axis.
 
     Args:
         domains: index the domain; columns `speech` and `text` (accuracies, 0 to 1), `questions` (how many), and
             `speech_interval`, `text_interval` (pairs of 0 to 1).
+        after: the same of the trained model: its marks are filled, those of `domains` then hollow.
     """
     domains = domains.assign(gap=domains["text"] - domains["speech"]).sort_values("gap")
-    figure, axes = _figure(7.5, 1.2 + 0.42 * len(domains), 1)
-    axes.hlines(range(len(domains)), 100 * domains["speech"], 100 * domains["text"], color="#BBBBBB", linewidth=5)
-    rows = domains.rename(columns={name: f"{name}_accuracy" for name in BOTH}).to_dict("records")
-    for shift, modality in ((-0.13, "speech"), (0.13, "text")):
-        places = [place + shift for place in range(len(rows))]
-        _intervals(axes, places, rows, modality, across=True, linestyle="none", capsize=0, label=modality)
+    rooms = 1 if after is None else 2
+    figure, axes = _figure(7.5, 1.4 + 0.42 * rooms * len(domains), 1)
+    for number, (frame, when) in enumerate([(domains, "before"), (after, "after")][:rooms]):
+        frame = frame.reindex(domains.index)
+        rows = frame.rename(columns={name: f"{name}_accuracy" for name in BOTH}).to_dict("records")
+        middle = [place + (0.22 - 0.44 * number if rooms == 2 else 0) for place in range(len(rows))]
+        axes.hlines(middle, 100 * frame["speech"], 100 * frame["text"], color="#CCCCCC", linewidth=4)
+        for shift, modality in ((-0.07, "speech"), (0.07, "text")):
+            places = [place + shift for place in middle]
+            look = {"markerfacecolor": "white" if rooms == 2 and number == 0 else COLORS[modality]}
+            label = f"{modality}, {when}" if rooms == 2 else modality
+            _intervals(axes, places, rows, modality, across=True, linestyle="none", capsize=0, label=label, **look)
     labels = [f"{domain} ({count})" for domain, count in zip(domains.index, domains["questions"], strict=True)]
-    axes.set_yticks(range(len(rows)), labels)
-    axes.set(title=title, xlabel="accuracy (%), 95 % intervals; number of questions in brackets")
+    axes.set_yticks(range(len(domains)), labels)
+    axes.set(title="Where the gap is", xlabel="accuracy (%), 95 % intervals; number of questions in brackets")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -258,19 +298,44 @@ def _figure(width: float, height: float, columns: int, rows: int = 1, **options:
 
 
 def _curve(axes: "Axes", values: Series, smooth: int, kind: str, line: str, label: str | None, band: bool) -> None:
-    """A rolling mean with its 95 % interval."""
-    rolling = values.dropna().rolling(smooth, min_periods=1)
+    """A rolling mean, with its 95 % interval and the points it is the mean of if there is room for them."""
+    values = values.dropna()
+    rolling = values.rolling(smooth, min_periods=1)
     mean, steps = rolling.mean(), rolling.count()
     axes.plot(mean.index, mean, line, color=COLORS[kind], label=label)
     if band and smooth > 1:
         # Two steps say nothing of their spread.
         half = (1.96 * rolling.std() / steps**0.5).where(steps >= min(smooth, 3))
         axes.fill_between(mean.index, mean - half, mean + half, color=COLORS[kind], alpha=0.18, linewidth=0)
+        axes.scatter(values.index, values, s=7, color=COLORS[kind], alpha=0.3, linewidths=0)
 
 
-def _panels(run: LoggedRun, smooth: int, trainer: str, panels: Sequence[Panel]) -> "Figure":
-    """One small axis for each panel of which the run logged something; a NotLoggedError if that is none."""
+def _state_window(figure: "Figure", smooth: int) -> None:
+    says = f"Points: logged steps. Lines: means of the last {smooth} of them, with 95 % intervals."
+    figure.supxlabel(says, fontsize=9, color="#555555")
+
+
+def _most_rewards(run: LoggedRun) -> dict[str, float]:
+    """The sum of the reward weights of each modality, from `run.json`; empty if it does not say them."""
+    settings = read_run(run.path).get("settings", {})
+    weights = settings.get("reward_weights")  # of all columns, those of R_rep and R_beh too
+    if not weights or settings.get("modalities", "both") != "both":
+        return {}
+    aligned = settings.get("representation_weight", 0.0) + settings.get("behavior_weight", 0.0)
+    return {"speech": sum(weights), "text": sum(weights) - aligned} if sum(weights) > aligned else {}
+
+
+def _panels(
+    run: LoggedRun, smooth: int, trainer: str, panels: Sequence[Panel], scales: Mapping[str, float] | None = None
+) -> "Figure":
+    """One small axis for each panel of which the run logged something; a NotLoggedError if that is none.
+
+    Args:
+        scales: what the values of a column are divided by.
+    """
     metrics = metrics_frame(run)
+    for column in set(scales or ()) & set(metrics):
+        metrics[column] /= (scales or {})[column]
     logged = [panel for panel in panels if any(column in metrics for column in panel[2].values())]
     if not logged:
         wanted = ", ".join(column for panel in panels for column in panel[2].values())
@@ -288,6 +353,7 @@ def _panels(run: LoggedRun, smooth: int, trainer: str, panels: Sequence[Panel]) 
     legends = [axes.get_legend_handles_labels() for axes in grid.flat[: len(logged)]]
     if both := [legend for legend in legends if len(legend[0]) > 1]:
         figure.legend(*both[0], loc="outside upper right", ncols=2)
+    _state_window(figure, smooth)
     return figure
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 from tars_trl.data.audio import load_audio
 from tars_trl.data.prompts import spoken_prompt, written_prompt
 from tars_trl.errors import NotLoggedError, SettingError
-from tars_trl.evaluation.drift import layer_set_stats, layer_stats, measure_drift, read_layer_stats
+from tars_trl.evaluation.drift import layer_set_stats, layer_stats, measure_drift, pooled_change, read_layer_stats
 from tars_trl.evaluation.metrics import paired_result
 from tests.conftest import question, questions
 
@@ -54,6 +54,10 @@ def test_equals_one_row_at_a_time(tiny, batch_size):
     assert (drift.by_token - drift.pooled)[:3].abs().max() > 1e-3  # the two are not the same thing ...
     torch.testing.assert_close(drift.by_token[3], drift.pooled[3])  # ... but over one token they are
     assert len(processor.tokenizer("B")["input_ids"]) == 1
+    assert drift.baseline.shape == (4, 3) and not torch.allclose(drift.baseline, drift.pooled, atol=1e-3)
+    assert pooled_change(drift, drift).abs().max() == 0
+    alone = measure_drift(model, processor, list(questions(1)), COMPLETIONS)
+    assert alone.baseline.isnan().all()
 
 
 def test_no_layer_outlives_the_next(tiny):

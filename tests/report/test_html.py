@@ -44,6 +44,16 @@ def run(tmp_path):
     facts = {
         "command": f"train --a {EVIL}",
         "seconds": 12.3,
+        "steps": 7,
+        "base_model": "some/base",
+        "adapter": True,
+        "dataset": "/somewhere/of/mine",
+        "questions": 3,
+        "date": "2026-01-02",
+        "processes": 2,
+        "processor": "a processor",
+        "device_name": "cpu",
+        "package_versions": {"trl": "1.2", "peft": "not installed"},
         "settings": {
             "learning_rate": 3e-4,
             "representation_weight": 1.0,
@@ -119,12 +129,19 @@ def test_everything_is_in_one_file_and_escaped(run, tmp_path):
 def test_samples_settings_and_tables_say_what_the_run_says(run):
     text = Reader(write_report(run, samples=1).read_text()).text
     assert (run / "report.html").is_file()
-    assert "better speech" in text and "better text" in text and "worse" not in text and "an older step" not in text
-    assert text.count("best of 2") == 2  # one question, two twins
-    assert text.count("representation_alignment") == 1 and "0.625" in text  # the written twin has no such reward
-    assert "33.3 [6.1, 79.2]" in text and "52,224" in text and "12 s" in text and "train --a" in text
-    assert "learning_rate0.0003" in text and "representation_weight1.0" in text and "adam_beta10.9" in text
-    assert "The other 1adam_beta10.9" in text  # what is the default, and not the method's own
+    assert "better speech" in text and "better text" in text and "an older step" not in text
+    assert text.count("best of 2") == text.count("worse") == 2  # one question, two twins, all completions of both
+    assert text.count("representation_alignment") == 2 and "0.625" in text  # the written twin has no such reward
+    assert "33.3 [6.1, 79.2]" in text and "52,224" in text and "7 steps in 12 s" in text and "train --a" in text
+    for fact in (
+        "Modelsome/base, LoRA",
+        "Datamine, 3 questions",
+        "Date2026-01-02",
+        "Hardware2 x a processor",
+        "trl 1.2",
+    ):
+        assert fact in text, fact
+    assert "learning_rate0.0003" in text and "representation_weight" not in text and "adam_beta1" not in text
     assert str(run.parent) not in text and "hf_secret" not in text
     assert "Recovery: speech accuracy over own text accuracy" in text and "MRR" not in text
 
@@ -133,6 +150,28 @@ def test_a_bare_run_has_a_report_too(tmp_path):
     save_state(tmp_path, [{"step": 1, "text/accuracy": 0.5, "text/reward": 1.0, "text/clipped_ratio": 0.0}])
     page = write_report(tmp_path).read_text()
     assert re.findall("<h2>(.*?)</h2>", page) == ["Training"] and Reader(page).text
+
+
+def test_held_out_questions_that_were_mended_and_others_still_wrong(tmp_path):
+    """With the clip, the answers of both twins, what was heard before training, and accuracies by domain."""
+    save_state(tmp_path, [{"step": 1, "text/accuracy": 0.5}])
+    save_evaluations(tmp_path, [False, False, True], [True, False, True])
+    for name, right in (("before", (0, 0, 1)), ("after", (1, 0, 1))):
+        for modality in ("speech", "text"):
+            lines = [
+                {"key": f"q{n}", "acc": r if modality == "speech" else 1, "doc": question(n), "target": "A",
+                 "domain": "even" if n % 2 == 0 else "odd", "resps": [[f"{name} {modality} {n}"]]}
+                for n, r in enumerate(right)
+            ]  # fmt: skip
+            for line in lines:
+                line["doc"] = {key: line["doc"][key] for key in ("question", "options")}
+            file = tmp_path / "evaluation" / name / "model" / f"samples_demo_{modality}_1.jsonl"
+            file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_report(tmp_path, questions=[question(0), question(1)]).read_text()
+    mended, wrong = page.split("heard wrongly before, rightly after")[1].split("still heard wrongly")
+    assert all(f"{when} 0" in mended for when in ("before speech", "after speech", "after text"))
+    assert "after speech 1" in wrong and "before speech 1" not in wrong and "speech 2" not in page
+    assert page.count("<audio") == 2 and "Accuracies by domain" in page and "width=device-width" in page
 
 
 @pytest.mark.parametrize("logged", ["loss", "text/reward"])
@@ -268,12 +307,15 @@ def page_of(texts):
         "completion": completion,
         "rewards": [[reward, value]],
         "color": "x",
+        "others": [],
     }
+    asked = {"key": key, "note": note, "prompt": prompt, "clip": "data:x", "before": completion}
+    asked["twins"] = [twin | {"others": [twin]}, twin]
     return {
-        "name": name, "command": command, "seconds": 1, "curves": [("data:x", name)], "drift": "data:x",
-        "before_after": {"figure": "data:x", "header": ["", "gap"], "rows": [[cell, cell]]},
-        "questions": [{"key": key, "note": note, "prompt": prompt, "clip": "data:x", "twins": [twin, twin]}],
-        "settings": {"chosen": [[setting, value]], "others": [[value, setting]]},
+        "name": name, "facts": [[remark, command]], "curves": [("data:x", name)], "drift": "data:x",
+        "before_after": {"figure": "data:x", "domains": "data:x", "header": ["", "gap"], "rows": [[cell, cell]]},
+        "mended": [asked], "wrong": [asked], "questions": [asked],
+        "settings": [[setting, value]],
         "trainable": [[component, cell, cell, cell]],
     }  # fmt: skip
 

@@ -103,6 +103,18 @@ def test_rewards_and_health_have_a_panel_for_each_logged_term(tmp_path):
         plots.plot_rewards(LoggedRun(tmp_path, "other", [{"step": 1, "loss": 1.0}]))
 
 
+def test_rewards_are_shares_of_what_each_modality_can_earn(tmp_path):
+    """1.5 of accuracy, format and both alignments (3.5), and 1.0 of the first two (1.5)."""
+    settings = {"reward_weights": [1.0, 0.5, 1.0, 1.0], "representation_weight": 1.0, "behavior_weight": 1.0}
+    (tmp_path / "run.json").write_text(json.dumps({"settings": settings}))
+    figure = plots.plot_rewards(run(tmp_path), smooth=5)
+    assert titles(figure)[0] == "Reward (share of its maximum)"
+    for modality, share in (("speech", 1.5 / 3.5), ("text", 1 / 1.5)):
+        (line,) = lines(figure.axes[0], plots.COLORS[modality])
+        assert line.get_ydata() == pytest.approx(share)
+    assert "means of the last 5" in figure.get_supxlabel()
+
+
 def test_before_and_after_with_their_intervals():
     before = paired_result([True] * 5 + [False] * 5, [True] * 9 + [False])
     after = paired_result([True] * 8 + [False] * 2, [True] * 9 + [False])
@@ -127,6 +139,9 @@ def test_drift_counts_layers_from_one_and_draws_every_model():
     assert len(first.collections) == 2 and len(second.collections) == 1
     assert {line.get_color() for line in first.lines[:2]} == set(plots.MODEL_COLORS[:2])
     assert len(plots.plot_drift({"base": stats}).axes) == 1
+    figure = plots.plot_drift({"base": stats}, {"base": stats}, {"base": stats | {"means": [0.1] * 3}}, stats)
+    assert figure.axes[1].lines[1].get_ydata().tolist() == [0.1] * 3 and len(figure.axes[0].lines) == 2
+    assert figure.axes[2].get_title(loc="left") == "Change of the pooled similarity"
 
 
 def test_layer_sets_and_domains():
@@ -139,6 +154,10 @@ def test_layer_sets_and_domains():
     )
     axes = plots.plot_domains(domains).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["even (4)", "wide (4)"]  # from below
+    both = plots.plot_domains(domains, domains.assign(speech=0.75)[::-1]).axes[0]  # in the order of before
+    said = [text.get_text() for text in both.get_legend().get_texts()]
+    assert said == ["speech, before", "text, before", "speech, after", "text, after"]
+    assert [bars.lines[0].get_xdata().tolist() for bars in both.containers[::2]] == [[50, 25], [75, 75]]
 
 
 def test_figures_are_made_of_results_read_back_from_json(tmp_path):
