@@ -30,14 +30,16 @@ class NotebookSettings(Settings):
 
     run: str = setting("runs/demo", "Output folder of a training run.", positional=True)
     output_dir: str = setting(str(NOTEBOOKS), "Folder for the executed notebooks.")
-    notebooks: list[str] = setting([], "Names, such as 01_reward_curves. Empty: all.")
+    notebooks: list[str] = setting(
+        [], "Names, such as 01_reward_curves. Empty: all that show a run; 00_start, which trains one, is named."
+    )
 
 
 def execute(notebook: Path, output_file: Path) -> None:
     """Run one notebook in the folder of the notebooks, and save it with its outputs; nothing of the machine in it."""
     content = nbformat.read(notebook, as_version=4)
     resources = {"metadata": {"path": str(NOTEBOOKS)}}
-    NotebookClient(content, timeout=300, resources=resources, record_timing=False).execute()
+    NotebookClient(content, timeout=900, resources=resources, record_timing=False).execute()
     for cell in content.cells:
         if cell.cell_type == "code":  # warnings and progress bars name folders of this machine
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
@@ -49,7 +51,8 @@ def main(args: list[str] | None = None) -> None:
     (settings,) = parse(NotebookSettings, args=args, description=__doc__)
     os.environ["TARS_RUN"] = os.path.relpath(settings.run, NOTEBOOKS)
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
-        if settings.notebooks and notebook.stem not in settings.notebooks:
+        chosen = notebook.stem in settings.notebooks if settings.notebooks else notebook.stem != "00_start"
+        if not chosen:
             continue
         output_file = Path(settings.output_dir) / notebook.name
         execute(notebook, output_file)
