@@ -150,7 +150,7 @@ class Plan(Costs):
             sizes = ", ".join(
                 f"{kind} {in_gib(size)}" for kind, size in self.state(replace(step, spread=spread)).items()
             )
-            lines.append(f"  {spread}{'*' * (spread == step.spread):<5}{sizes}")
+            lines.append(f"  {spread + '*' * (spread == step.spread):<8}{sizes}")
         if self.embedder is not None:
             lines.append(f"  embedding model of R_beh {in_gib(bytes_of(self.embedder.parameters()))}")
         for words, checkpointing in (("with", True), ("without", False)):
