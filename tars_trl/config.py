@@ -21,25 +21,38 @@ INHERITED = {
     "learning_rate": Rule(above=0, most=100),
     "weight_decay": Rule(least=0, most=1),
     "max_grad_norm": Rule(least=0),
-    "adam_beta1": Rule(least=0, most=1),
-    "adam_beta2": Rule(least=0, most=1),
     "adam_epsilon": Rule(least=0),
     "num_train_epochs": Rule(above=0),
     "warmup_steps": Rule(least=0),
     "per_device_train_batch_size": Rule(least=1),
     "per_device_eval_batch_size": Rule(least=1),
     "gradient_accumulation_steps": Rule(least=1),
+    "seed": Rule(least=0, most=2**32 - 1),
+    "label_smoothing_factor": Rule(least=0, most=1),
+    "dataloader_num_workers": Rule(least=0),
 }
 GRPO_INHERITED = INHERITED | {
     "num_iterations": Rule(least=1),
     "steps_per_generation": Rule(least=1),
     "max_completion_length": Rule(least=1),
-    "temperature": Rule(above=0),
+    "temperature": Rule(least=1e-3, most=1000),  # logits are divided by it, and must stay finite
     "top_p": Rule(above=0, most=1),
+    "top_k": Rule(least=0),
+    "min_p": Rule(least=0, most=1),
     "repetition_penalty": Rule(above=0),
     "beta": Rule(least=0),
     "epsilon": Rule(least=0),
     "epsilon_high": Rule(least=0),
+    "delta": Rule(least=1),  # the largest ratio to the old policy
+    "reward_weights": Rule(least=-1000, most=1000),
+    "sapo_temperature_pos": Rule(above=0),
+    "sapo_temperature_neg": Rule(above=0),
+    "top_entropy_quantile": Rule(least=0, most=1),
+    "off_policy_mask_threshold": Rule(least=0),
+    "ref_model_mixup_alpha": Rule(least=0, most=1),
+    "ref_model_sync_steps": Rule(least=1),
+    "vllm_mode": Rule(choices=("server", "colocate")),
+    "vllm_gpu_memory_utilization": Rule(above=0, most=1),
     "loss_type": Rule(choices=("grpo", "dapo", "bnpo", "dr_grpo", "luspo", "cispo", "sapo", "vespo")),
     "importance_sampling_level": Rule(choices=("token", "sequence")),
 }
@@ -56,7 +69,7 @@ class SpeechTrainingSettings(AudioSettings):
         8, "Rank of LoRA on the language model's linear layers; 0 trains it whole (paper: 8).", least=0
     )
     lora_alpha: int = setting(32, "Scale of LoRA (paper, table 5: 32).", least=1)
-    lora_dropout: float = setting(0.05, "Dropout of LoRA, in the update only (released code).", least=0, most=1)
+    lora_dropout: float = setting(0.05, "Dropout of LoRA, in the update only (released code).", least=0, below=1)
     lora_experts: bool = setting(
         False, "LoRA on the experts of a mixture, too, beside its attention; needs lora_dropout 0."
     )
@@ -74,6 +87,25 @@ class SpeechTrainingSettings(AudioSettings):
         check(self, self.inherited)
         if not self.use_cpu and not torch.accelerator.is_available():
             self.use_cpu = self.on_cpu_for_want_of_better = True
+
+    def check_optimizer(self) -> None:
+        """Make the optimizer and its schedule for a single weight: what they refuse is told before a model is there."""
+        from transformers import Trainer, get_scheduler
+
+        args: Any = self  # also TRL's settings
+        if args.optim_target_modules is not None:  # it asks for the model
+            return
+        try:
+            kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
+            optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **options)
+            options = {"scheduler_specific_kwargs": args.lr_scheduler_kwargs, "num_warmup_steps": 0}
+            get_scheduler(args.lr_scheduler_type, optimizer, num_training_steps=10**6, **options)
+        except (ValueError, TypeError) as error:
+            names = ("optim", "optim_args", "adam_beta1", "adam_beta2", "lr_scheduler_type", "lr_scheduler_kwargs")
+            told = ", ".join(f"{name}={getattr(getattr(args, name), 'value', getattr(args, name))!r}" for name in names)
+            raise SettingError(
+                f"{told}: the optimizer and its schedule cannot be made of these, {error}. Correct what it says."
+            ) from error
 
 
 @dataclass
@@ -141,6 +173,7 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
     behavior_model: str = setting(
         "Qwen/Qwen3-Embedding-0.6B",
         "Sentence-embedding model of R_beh: hub id, folder, or package:NAME/FOLDER of an installed package (paper).",
+        required=True,
     )
     behavior_device: str | None = setting(None, "Where it runs, such as cpu or cuda:1. None: the training device.")
     behavior_batch_size: int = setting(32, "Texts in a forward pass of the embedding model, per process.", least=1)
@@ -177,7 +210,14 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
         self._check_alignment()
         if self.modalities == "both":
             self._check_twins()
+        for name in ("num_beams", "num_return_sequences"):
+            if vars(self)["generation_kwargs"] and self.generation_kwargs.get(name, 1) != 1:
+                raise SettingError(
+                    f"generation_kwargs: {name} makes other completions than one sampled for each row. Leave it out; "
+                    "num_generations counts the completions of a question."
+                )
         GRPOConfig.__post_init__(self)
+        self.check_optimizer()
         self._check_windows()
 
     @property
@@ -233,7 +273,10 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
 def _numbers(text: str) -> list[int]:
     """Layer indices from a command line: `"1,2,3"` or `"[1, 2, 3]"`."""
     try:
-        return [int(number) for number in text.strip("[]").split(",")]
+        numbers = [int(number) for number in text.strip("[]").split(",")]
+        if min(numbers) < 0:
+            raise ValueError
+        return numbers
     except ValueError:
         raise SettingError(
             f"rep_layers={text!r} is neither a layer set nor a list of indices. "

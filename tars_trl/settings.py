@@ -7,6 +7,7 @@ with one name, one default and one help text. `check` runs when an instance is m
 import argparse
 import dataclasses
 import difflib
+import json
 import math
 import os
 import re
@@ -40,6 +41,8 @@ class Rule:
     """Numbers have to be larger than this one."""
     most: float | None = None
     """Largest number allowed."""
+    below: float | None = None
+    """Numbers have to be smaller than this one."""
     choices: tuple[str, ...] = ()
     """The texts that are allowed; of a list, as its items."""
     required: bool = False
@@ -65,8 +68,8 @@ def check(settings: Any, inherited: dict[str, Rule] | None = None) -> None:
     """Refuse what a field of a dataclass instance cannot hold; split lists that are written as `a,b`.
 
     Args:
-        settings: an instance whose `setting` fields are checked. Other fields (of TRL and transformers) must not be NaN
-            or infinite.
+        settings: an instance whose `setting` fields are checked. Other fields (of TRL and transformers) must not hold
+            NaN or infinity, and are JSON objects where they are texts named `…_kwargs`.
         inherited: rules for such other fields, by name.
 
     Raises:
@@ -74,13 +77,14 @@ def check(settings: Any, inherited: dict[str, Rule] | None = None) -> None:
     """
     hints = typing.get_type_hints(type(settings))
     for described in dataclasses.fields(settings):
-        name, rule = described.name, described.metadata.get("rule")
-        value = getattr(settings, name, None)
-        if isinstance(value, float) and not math.isfinite(value):
+        name, value = described.name, getattr(settings, described.name, None)
+        if name.endswith("_kwargs") and isinstance(value, str):  # on a command line; of a YAML file they are mappings
+            value = json_object(value, f"{name}={value!r}")
+            setattr(settings, name, value)
+        if not _is_finite(value):
             raise SettingError(f"{name}={value!r} is not a finite number. Give one, or leave it out.")
+        rule = described.metadata.get("rule", (inherited or {}).get(name))
         if rule is None:
-            if inherited and name in inherited and value is not None:
-                _check_value(name, value, inherited[name])
             continue
         if fits([], hints[name]) and isinstance(value, str | list):
             value = _listed(value)
@@ -102,9 +106,18 @@ def _check_value(name: str, value: Any, rule: Rule) -> None:
         limits = [f"{rule.least:g} or more"] if rule.least is not None else []
         limits += [f"more than {rule.above:g}"] if rule.above is not None else []
         limits += [f"at most {rule.most:g}"] if rule.most is not None else []
+        limits += [f"less than {rule.below:g}"] if rule.below is not None else []
         low = (rule.least is not None and item < rule.least) or (rule.above is not None and item <= rule.above)
-        if low or (rule.most is not None and item > rule.most):
+        high = (rule.most is not None and item > rule.most) or (rule.below is not None and item >= rule.below)
+        if low or high:
             raise SettingError(f"{name}={item!r} is out of range. Give {' and '.join(limits)}.")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number is NaN or infinite, in lists and dicts neither."""
+    if isinstance(value, dict | list | tuple):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _listed(value: str | list) -> list:
@@ -253,6 +266,17 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefa
     """The description as it is written, and every default."""
 
 
+class _NamesOnce(yaml.SafeLoader):
+    """YAML in which no name is written twice: of two values one would be lost."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if names.count(name) > 1 and name != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"{name} is written twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_settings(path: str | Path) -> dict[str, Any]:
     """Settings of a YAML file, over those of the file that it names as its `base`, relative to itself, if it does.
 
@@ -266,20 +290,42 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         if not below.is_file():
             raise SettingError(f"{below}: there is no such file of settings. Correct the path.")
         try:
-            content = yaml.safe_load(below.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
+            content = yaml.load(below.read_text(encoding="utf-8"), _NamesOnce) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SettingError(f"{below} is no YAML, {' '.join(str(error).split())}. Correct that line.") from error
-        if not isinstance(content, dict):
+        if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+            names = f" with the names {list(content)}" if isinstance(content, dict) else ""
             raise SettingError(
-                f"{below}: it holds a {type(content).__name__}, no settings. Write lines like `seed: 0`."
+                f"{below}: it holds a {type(content).__name__}{names}, no settings. Write lines like `seed: 0`."
             )
         base = content.pop("base", None)
+        if not isinstance(base, str | None):
+            raise SettingError(f"{below}: base: {base!r} is a {type(base).__name__}. Give the path of a file.")
         values = content | values
         if base is None:
             return values
         below = below.parent / base
         if below.resolve() in seen:
             raise SettingError(f"{path}: its base {base} leads back to itself. Name a file that ends the chain.")
+
+
+def json_object(text: str | bytes, name: str) -> dict[str, Any]:
+    """The object that a JSON text holds.
+
+    Args:
+        text: of a file, a setting, ….
+        name: what it is called in an error.
+
+    Raises:
+        SettingError: there is none.
+    """
+    try:
+        value, why = json.loads(text), ""
+    except (ValueError, RecursionError) as error:  # ValueError: also of bytes that are no text
+        value, why = None, f" ({error})"
+    if not isinstance(value, dict):
+        raise SettingError(f'{name} holds no JSON object{why}. Write or restore one, such as {{"a": 1}}.')
+    return value
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ audio are the same for every method that is compared.
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -17,7 +17,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from .config import SpeechTrainingSettings
+from .config import INHERITED, SpeechTrainingSettings
 from .data.answers import completion_text
 from .errors import QuestionError, SettingError
 from .grpo.kept_run import KeptRun
@@ -25,9 +25,13 @@ from .grpo.preparing import own_settings, prepare_training, usable_questions
 from .models import SpeechLLM
 from .models.prompting import base_of, end_tokens_of, heard, twin_prompt
 from .models.sharding import ClipEncoder
-from .settings import setting
+from .settings import Rule, setting
 
 Row = dict[str, Any]
+DPO_LOSSES = (
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+)
 
 
 # ---- Settings ------------------------------------------------------------------------------------------------------
@@ -74,6 +78,7 @@ class SpeechSFTConfig(SupervisedSettings, SFTConfig):
         self.prepare()
         self.dataset_kwargs = {**(vars(self)["dataset_kwargs"] or {}), "skip_prepare_dataset": True}
         SFTConfig.__post_init__(self)
+        self.check_optimizer()
 
 
 @dataclass
@@ -83,6 +88,15 @@ class SpeechDPOConfig(SupervisedSettings, DPOConfig):
     Raises:
         SettingError: a value that cannot work with audio, or without an adapter.
     """
+
+    inherited: ClassVar[dict[str, Rule]] = INHERITED | {
+        "beta": Rule(least=0),
+        "loss_type": Rule(choices=DPO_LOSSES),
+        "loss_weights": Rule(least=0, most=1000),
+        "label_smoothing": Rule(least=0, below=0.5),
+        "ld_alpha": Rule(least=0, most=1),
+        "f_divergence_type": Rule(choices=("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")),
+    }
 
     def __post_init__(self) -> None:
         if self.padding_free:
@@ -99,6 +113,7 @@ class SpeechDPOConfig(SupervisedSettings, DPOConfig):
             )
         self.prepare()
         DPOConfig.__post_init__(self)
+        self.check_optimizer()
 
 
 # ---- Rows to batches -----------------------------------------------------------------------------------------------

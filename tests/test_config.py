@@ -2,7 +2,9 @@ import pytest
 
 from tars_trl import TARSGRPOConfig
 from tars_trl.commands.train import TrainingSettings
+from tars_trl.errors import SettingError
 from tars_trl.settings import parse
+from tars_trl.supervised import SpeechDPOConfig
 
 
 def config(**settings):
@@ -40,11 +42,49 @@ def test_defaults_are_the_methods():
         ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation"),
         ({"steps_per_generation": 4, "save_strategy": "steps", "save_steps": 3}, "save_steps=3 falls inside"),
         ({"num_iterations": 2, "save_strategy": "steps", "save_steps": 0.1}, "save_steps=0.1 falls inside"),
+        # Of TRL and transformers, which would train with them or fail once a model is loaded.
+        ({"reward_weights": [1, float("nan")]}, "reward_weights=.* is not a finite number"),
+        ({"generation_kwargs": {"temperature": float("nan")}}, "generation_kwargs=.* is not a finite number"),
+        ({"generation_kwargs": '{"typical_p": NaN}'}, "generation_kwargs=.* is not a finite number"),
+        ({"reward_weights": [1e30, 1]}, "reward_weights=1e+30 is out of range"),
+        ({"loss_type": "sapo", "sapo_temperature_pos": 0.0}, "sapo_temperature_pos=0.0 is out of range"),
+        ({"lora_dropout": 1.0}, "lora_dropout=1.0 is out of range. Give 0 or more and less than 1"),
+        ({"rep_layers": [-1]}, "rep_layers='-1' is neither"),
+        ({"top_entropy_quantile": 5.0}, "top_entropy_quantile=5.0"),
+        ({"delta": -1.0}, "delta=-1.0"),
+        ({"min_p": 5.0}, "min_p=5.0"),
+        ({"top_k": -5}, "top_k=-5"),
+        ({"temperature": 1e-300}, "temperature=1e-300"),
+        ({"temperature": None}, "temperature=None is a NoneType"),
+        ({"loss_type": 5}, "loss_type=5 is a int"),
+        ({"adam_beta1": 1.0}, "adam_beta1=1.0, .* cannot be made of these, Invalid beta parameter"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type='cosine_with_min_lr', .* min_lr"),
+        ({"lr_scheduler_kwargs": {"bogus": 1}}, "lr_scheduler_kwargs={'bogus': 1}.* cannot be made"),
+        ({"optim_args": "foo"}, "optim_args='foo'"),
+        ({"generation_kwargs": "x"}, "generation_kwargs='x' holds no JSON object"),
+        ({"generation_kwargs": "{bad"}, "generation_kwargs='{bad' holds no JSON object"),
+        ({"generation_kwargs": {"num_beams": 4}}, "generation_kwargs: num_beams makes other completions"),
+        ({"behavior_model": ""}, "behavior_model is not given"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+    with pytest.raises(SettingError, match=message.replace("(", r"\(").replace("+", r"\+")):
         config(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("beta", -1.0), ("loss_type", "foo"), ("loss_weights", [float("nan")]), ("label_smoothing", 2)]
+)
+def test_settings_of_dpo_that_cannot_work_are_refused(name, value):
+    with pytest.raises(SettingError, match=f"^{name}="):
+        SpeechDPOConfig("out", report_to=[], **{name: value})
+
+
+def test_what_trl_takes_is_taken():
+    """Its optimizers and schedules, dictionaries as a command line has them, a text for a list of one."""
+    made = config(optim="sgd", lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs='{"min_lr": 1e-6}')
+    assert made.lr_scheduler_kwargs == {"min_lr": 1e-6}
+    assert SpeechDPOConfig("out", report_to=[], loss_type="hinge").loss_type == ["hinge"]
 
 
 def test_single_modalities_need_no_twins():

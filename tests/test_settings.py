@@ -83,10 +83,15 @@ def test_command_lines_that_cannot_be_read(args, said):
         ("pace: 1e1", "pace: '1e1' is a str where a number or nothing belongs"),
         ("- 3", "it holds a list, no settings"),
         ("a: b: c", "is no YAML"),
+        ("5: 6", r"with the names \[5\], no settings"),
+        ("null: 6", r"with the names \[None\], no settings"),
+        ("base: 5", "walk.yaml: base: 5 is a int"),
+        ("steps: 1\nsteps: 2", "walk.yaml is no YAML, steps is written twice"),
+        ("place: \xe9", "walk.yaml is no YAML, 'utf-8' codec can't decode"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, text, said):
-    (tmp_path / "walk.yaml").write_text(text)
+    (tmp_path / "walk.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(SettingError, match=said):
         parse(Walk, args=["--config", str(tmp_path / "walk.yaml")])
 
