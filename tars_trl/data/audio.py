@@ -145,7 +145,12 @@ def _decode(
     if isinstance(source, Mapping):
         if source.get("array") is not None:
             return _from_array(source["array"], source.get("sampling_rate") or sampling_rate)
-        source = source.get("path") if source.get("bytes") is None else source["bytes"]
+        encoded = source.get("bytes")
+        if not isinstance(encoded, bytes | None):
+            raise _unreadable("audio", f"its bytes are a {type(encoded).__name__}")
+        # Of arrays no path is followed: `load_questions` looks where paths lead in an undecoded column alone.
+        path = None if "array" in source else source.get("path")
+        source = path if encoded is None else encoded
     if source is None:
         raise AudioError("audio=None", "there is no audio", "Give the row a clip, or remove it.", reason="missing")
     if isinstance(source, (str, PathLike)):
@@ -162,7 +167,10 @@ def _read_file(path: Path, name: str, max_megabytes: float) -> bytes:
         if not stat.S_ISREG(status.st_mode):  # a device may be endless, and a pipe waits for its other end
             raise _unreadable(name, f"{path} is no regular file")
         _check_size(status.st_size, name, max_megabytes)
-        return path.read_bytes()
+        if status.st_size == 0:  # also what /proc holds, which may be endless, or wait
+            raise _unreadable(name, "0 bytes")
+        with path.open("rb") as file:
+            return file.read(status.st_size)
     except FileNotFoundError as error:
         remedy = "Check the path; relative ones start at the current folder."
         raise AudioError(name, f"no such file, {path}", remedy, reason="missing") from error

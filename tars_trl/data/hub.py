@@ -70,9 +70,11 @@ def check_place(name: str, value: str | None, revision: str | None = None) -> No
         SettingError: there is no such folder; the nearest name is told.
         FileNotFoundError, ConnectionError: the hub has no such model, or cannot be reached.
     """
-    if value is None or Path(value).exists():
+    if value is None or Path(value).is_dir():
         return
     path = Path(value)
+    if path.exists():
+        raise SettingError(f"{name}={value!r} is a file. Give a folder, or a hub id, owner/name.")
     if len(path.parts) == 2 and not Path(path.parts[0]).is_dir() and not value.startswith((".", "/", "~")):
         check_on_hub(value, revision=revision)
         return

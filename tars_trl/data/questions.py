@@ -1,5 +1,6 @@
 """Questions from local folders, files and the hub, converted to the row schema of `tars_trl.data.schema`."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,6 +69,8 @@ def load_questions(
         FileNotFoundError: a path or a hub id that does not exist.
         ConnectionError: the hub cannot be reached.
     """
+    if not isinstance(system_prompt, str | None) or not isinstance(instruction, str | None):
+        raise SettingError(f"system_prompt={system_prompt!r}, instruction={instruction!r}: give a text, or None.")
     dataset = read_rows(path_or_id, split, name, revision)
     try:
         if len(dataset) == 0:
@@ -97,9 +100,9 @@ def draw_numbers(total: int, limit: float | None, seed: int | None) -> list[int]
     """
     if limit is None:
         return list(range(total))
-    if not limit > 0 or (limit >= 1 and limit != int(limit)):
+    if not _is_number(limit) or not 0 < limit < math.inf or (limit >= 1 and limit != int(limit)):
         raise SettingError(
-            f"limit={limit}: this many rows cannot be taken. Give a whole number of rows, a share below 1 or None."
+            f"limit={limit!r}: this many rows cannot be taken. Give a whole number of rows, a share below 1 or None."
         )
     count = min(total, int(limit) if limit >= 1 else max(1, round(limit * total)))
     numbers = np.arange(total) if seed is None else np.random.default_rng(seed).permutation(total)
@@ -154,7 +157,7 @@ def _add_audio(dataset: Dataset, required: bool) -> Dataset:
 
 def _check_paths(dataset: Dataset, source: Path) -> None:
     """Refuse clips that lie elsewhere: a data set from somebody else could name any file of this machine."""
-    if not isinstance(dataset.features["audio"], Audio):
+    if not isinstance(dataset.features["audio"], Audio):  # arrays: nothing is opened
         return
     folders = [source if source.is_dir() else source.parent] if source.exists() else []
     cached = [huggingface_hub.constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE]  # what the hub's links lead to
@@ -164,9 +167,9 @@ def _check_paths(dataset: Dataset, source: Path) -> None:
         audio = batch["audio"].combine_chunks()
         paths = pc.if_else(pc.is_null(pc.struct_field(audio, "bytes")), pc.struct_field(audio, "path"), None)
         for number, path in enumerate(paths.to_pylist(), start=1000 * start):
-            if not path or "://" in path:
-                continue
             try:
+                if not path or ("://" in path and not Path(path).exists()):
+                    continue
                 place = Path(path).resolve()
             except (OSError, ValueError, RuntimeError):  # a loop of links, a zero byte: not opened, so it is reported
                 continue

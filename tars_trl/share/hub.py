@@ -15,10 +15,11 @@ from ..errors import SettingError
 
 logger = logging.getLogger(__name__)
 
-# Of no use to others: checkpoints and pickled settings of a run, what a build of a data set works with.
+# Of no use to others: checkpoints and pickled settings of a run, what a build of a data set works with; nor for them:
+# hidden files, such as .env (of .cache and .git the hub refuses the whole push).
 NOT_PUSHED = [
     *("checkpoint-*", "training_args.bin", "optimizer*", "scheduler.pt", "rng_state*", "_*"),
-    *(".work/*", "*.part"),
+    *(".*", "*/.*", "*.part"),
 ]
 
 

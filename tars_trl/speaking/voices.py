@@ -263,14 +263,19 @@ class HttpEngine:
             self._next = max(now, self._next) + 1 / self.requests_per_second
 
     async def _post(self, body: Any, token: str | None) -> tuple[int, httpx.Headers, bytes]:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
         answer = b""
         async with (
             asyncio.timeout(self.timeout),
             httpx.AsyncClient(timeout=None) as client,
             client.stream("POST", self.url, json=body, headers=headers) as response,
         ):
-            async for block in response.aiter_bytes():
+            if "Content-Encoding" in response.headers:  # a few kB may be gigabytes, and unpacking can't be cut short
+                raise VoiceError(
+                    f"{self._shown}: the answer is compressed, though it was not to be, and how large it is can't be "
+                    "known. Turn the server's compression off."
+                )
+            async for block in response.aiter_raw():
                 answer += block
                 if len(answer) > self.max_megabytes * 1e6:
                     raise VoiceError(

@@ -125,6 +125,11 @@ def test_a_misspelt_folder_is_called_that(model_folder, tmp_path, monkeypatch):
                 main([*given, "--text", "What is one?"])
 
 
+def test_a_file_is_no_model():
+    with pytest.raises(SettingError, match="model='README.md' is a file. Give a folder"):
+        main(["--model", "README.md", "--text", "What is one?"])
+
+
 def test_a_model_that_is_nowhere_is_named(monkeypatch):
     """The message of transformers says that it could not connect, and not what it was asked for."""
 

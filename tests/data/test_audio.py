@@ -88,6 +88,20 @@ class TestLoad:
         for source in sources:
             np.testing.assert_array_equal(load_audio(source), load_audio(data))
 
+    def test_paths_are_followed_in_undecoded_columns_alone(self, tmp_path):
+        """`load_questions` looks where those lead."""
+        path = tmp_path / "clip.wav"
+        path.write_bytes(encoded(tone()))
+        nothing = {"array": None, "sampling_rate": 16_000}
+        for source in ({"path": str(path), **nothing}, {"bytes": str(path), "path": None}, {"array": str(path)}):
+            with pytest.raises(AudioError):
+                load_audio(source)
+
+    def test_what_has_no_size_is_not_read(self):
+        """/proc/kmsg, for one, waits for ever."""
+        with pytest.raises(AudioError, match="0 bytes"):
+            load_audio("/proc/self/environ")
+
     @pytest.mark.parametrize("codec", ["wav", "flac", "vorbis", "mp3"])
     def test_channels_are_averaged(self, codec):
         left, right = tone(hertz=300), tone(hertz=300, peak=0.1)

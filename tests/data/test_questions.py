@@ -578,6 +578,21 @@ class TestPathsOfClips:
         assert "'q0'" not in str(refused.value)
         assert len(load_questions(folder, audio_anywhere=True)) == 2
 
+    def test_a_path_that_looks_like_an_address_is_one_of_this_machine(self, folder, monkeypatch):
+        monkeypatch.chdir(folder)
+        (folder / "x:").mkdir()
+        (folder / "x:" / "up").symlink_to(folder.parent)
+        (folder.parent / "private.wav").write_bytes(clip())
+        Dataset.from_list([schema_row(audio={"bytes": None, "path": "x://up/private.wav"})]).to_parquet("train.parquet")
+        with pytest.raises(QuestionError, match="leads to"):
+            load_questions("train.parquet")
+
+    @pytest.mark.parametrize("wrong", [{"limit": float("inf")}, {"limit": "5"}, {"limit": True}, {"system_prompt": 5}])
+    def test_arguments_that_cannot_work(self, folder, wrong):
+        Dataset.from_list([schema_row(audio={"bytes": clip(), "path": None})]).to_parquet(folder / "train.parquet")
+        with pytest.raises(SettingError, match=next(iter(wrong))):
+            load_questions(folder, **wrong)
+
     def test_a_path_beside_bytes_is_only_a_name(self, folder):
         row = schema_row(audio={"bytes": clip(), "path": "/home/author/clip.flac"})
         Dataset.from_list([row]).to_parquet(folder / "train.parquet")

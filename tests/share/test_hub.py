@@ -102,7 +102,16 @@ def test_public_repository_gets_no_private_push(hub, folder):
 def test_data_sets_are_protected_as_models_are(hub, tmp_path):
     """Private, nothing overwritten or made public unasked, resumed; what a build works with stays at home."""
     folder = tmp_path / "built"
-    for name in ("README.md", "data/train-00000.parquet", ".work/rows.jsonl", ".work/train/0.json", "data/x.part"):
+    at_home = (
+        ".work/rows.jsonl",
+        ".work/train/0.json",
+        "data/x.part",
+        ".env",
+        ".cache/a",
+        "data/.cache/a",
+        "data/.env",
+    )
+    for name in ("README.md", "data/train-00000.parquet", *at_home):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("---\nlanguage: en\n---\n")
     sent = {".gitattributes", "README.md", "data/train-00000.parquet"}

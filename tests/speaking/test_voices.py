@@ -1,5 +1,6 @@
 """Engines: a loopback server for the HTTP engine, and whatever real engines this machine has."""
 
+import gzip
 import json
 import os
 import threading
@@ -136,6 +137,14 @@ def test_an_answer_without_end_is_cut_off(server):
     with pytest.raises(VoiceError, match="larger than 2 MB.*raise http_max_megabytes"):
         HttpEngine(server.url, max_megabytes=2).speak("a", "v", 1.0)
     assert len(server.requests) == 1
+
+
+def test_a_compressed_answer_is_not_unpacked(server):
+    """Five kilobytes, packed twice, were three gigabytes: unpacking heeds neither limit nor deadline."""
+    server.answers = [(200, gzip.compress(gzip.compress(bytes(30_000_000))), {"Content-Encoding": "gzip, gzip"})]
+    with pytest.raises(VoiceError, match="the answer is compressed.*Turn the server's compression off"):
+        HttpEngine(server.url, max_megabytes=2).speak("a", "v", 1.0)
+    assert server.headers[0]["Accept-Encoding"] == "identity"
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 503])
