@@ -1,6 +1,7 @@
 """The record of a run, `run.json`: what its card, a report or another person needs to know about how it was made."""
 
 import json
+import math
 import os
 import platform
 import re
@@ -20,7 +21,11 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from torch import nn
 
+from .errors import SettingError
+from .settings import fits, json_object
+
 SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+SECRET_NAME = r"[\w-]*(?i:token|key|secret|password)"
 
 
 def write_run(
@@ -71,7 +76,11 @@ def write_run(
 
 
 def read_run(checkpoint: str | Path) -> dict[str, Any]:
-    """`run.json` of a checkpoint, of the folder above it, or of a repository on the hub; empty if there is none."""
+    """`run.json` of a checkpoint, of the folder above it, or of a repository on the hub; empty if there is none.
+
+    Raises:
+        SettingError: it is damaged.
+    """
     places = [Path(checkpoint) / "run.json", Path(checkpoint).parent / "run.json"]
     if not Path(checkpoint).exists():
         try:
@@ -80,8 +89,34 @@ def read_run(checkpoint: str | Path) -> dict[str, Any]:
             return {}
     for place in places:
         if place.is_file():
-            return dict(json.loads(place.read_text(encoding="utf-8")))
+            return check_record(json_object(place.read_bytes(), str(place)), str(place))
     return {}
+
+
+RECORD: dict[str, Any] = {
+    **dict.fromkeys(
+        ("base_model", "base_revision", "system_prompt", "command", "git_hash", "dataset", "split"), str | None
+    ),
+    **{"questions": int, "steps": int, "processes": int, "seconds": float | None},
+    **{"settings": dict, "trainable": list[dict], "data": list[str], "package_versions": dict},
+}
+TRAINABLE = {"component": str, "parameters": int, "trainable": int, "dtype": str}
+
+
+def check_record(facts: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The facts of a `run.json`, of which each that is there is of its kind.
+
+    Raises:
+        SettingError: one is not; `place` and the fact are named.
+    """
+    kinds = [(facts, name, kind) for name, kind in RECORD.items() if name in facts]
+    rows: Any = facts.get("trainable")
+    kinds += [(row, name, kind) for row in (rows if fits(rows, list[dict]) else []) for name, kind in TRAINABLE.items()]
+    for values, name, kind in kinds:
+        value = values.get(name)
+        if not fits(value, kind) or value in (math.inf, -math.inf) or value != value:
+            raise SettingError(f"{place}: {name}: {value!r:.100} is not what a run writes there. Restore the file.")
+    return dict(facts)
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
@@ -92,7 +127,8 @@ def command_line(argv: Sequence[str] | None = None) -> str:
     words, hidden = [Path(program).name], False
     for word in rest:
         key, is_pair, _ = word.partition("=")
-        is_token = key.startswith("-") and key.endswith("token")
+        is_token = key.startswith("-") and re.fullmatch(SECRET_NAME, key) is not None
+        word = re.sub(rf'("{SECRET_NAME}"\s*:\s*)"[^"]*"', r'\1"***"', word)  # in JSON
         words.append("***" if hidden else f"{key}=***" if is_token and is_pair else word)
         hidden = is_token and not is_pair
     home = os.path.expanduser("~") + "/"

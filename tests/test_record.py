@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tars_trl
+from tars_trl.errors import SettingError
 from tars_trl.record import commit_of, read_run
 
 
@@ -73,6 +74,27 @@ def test_the_record_names_it(tmp_path):
 def test_without_git_there_is_none(repository, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert commit_of(repository / "tars_trl") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[1]", "holds no JSON object"),
+        ("null", "holds no JSON object"),
+        ('{"seconds": 1', "holds no JSON object"),
+        ("[" * 100_000, "holds no JSON object"),
+        ('{"settings": [1]}', r"settings: \[1\] is not what a run writes"),
+        ('{"trainable": "x"}', "trainable: 'x' is not"),
+        ('{"trainable": [{"component": "tower"}]}', "parameters: None is not"),
+        ('{"seconds": "x"}', "seconds: 'x' is not"),
+        ('{"seconds": Infinity}', "seconds: inf is not"),
+        ('{"questions": null}', "questions: None is not"),
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path, content, said):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(SettingError, match=f"^{tmp_path / 'run.json'}.*{said}"):
+        read_run(tmp_path)
 
 
 def test_the_record_of_a_pushed_run_is_read_from_the_hub(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..data.journal import Line
 from ..errors import NotLoggedError, QuestionError
+from ..settings import fits
 from .metrics import bootstrap_interval, mcnemar, standard_error
 
 
@@ -124,7 +125,13 @@ def read_pair(path: str | Path) -> dict[str, Any]:
             f"{results_file(path)} holds {len(pairs)} results in both modalities ({', '.join(pairs)}), where one is "
             "read. Give an evaluation with --modality both."
         )
-    return dict(next(iter(pairs.values())))
+    (pair,) = pairs.values()
+    kinds: dict[str, Any] = dict.fromkeys(("speech_accuracy", "text_accuracy", "gap"), float)
+    kinds |= dict.fromkeys(("speech_interval", "text_interval", "gap_interval"), list[float])
+    missing = [name for name, kind in kinds.items() if not fits(pair.get(name), kind)]
+    if missing:
+        raise NotLoggedError(f"{results_file(path)} has no {', '.join(missing)}. Repeat the evaluation.")
+    return dict(pair)
 
 
 def paired_difference(first: str | Path, second: str | Path, seed: int = 0) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,6 @@ Metrics come from `trainer_state.json`, under the names they were logged with (`
 ...).
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,11 @@ import pyarrow.parquet as pq
 from pandas import DataFrame
 
 from ..data.answers import completion_text
+from ..data.reading import UNFIT
 from ..errors import NotLoggedError
 from ..evaluation.metrics import wilson_interval
 from ..evaluation.results import read_samples
+from ..settings import fits, json_object
 
 NOT_REWARDS = ("step", "prompt", "completion", "key", "modality", "advantage")
 """Columns of a completions file that are no reward."""
@@ -53,11 +54,9 @@ def load_run(path: str | Path, name: str | None = None) -> LoggedRun:
     for folder in (path, *(path / f"checkpoint-{step}" for step in newest_first)):
         file = folder / "trainer_state.json"
         if file.is_file():
-            try:
-                history = json.loads(file.read_text(encoding="utf-8"))["log_history"]
-            except ValueError as error:
-                advice = "Give another checkpoint, or remove the file."
-                raise NotLoggedError(f"{file} is no JSON ({error}). {advice}") from error
+            history: Any = json_object(file.read_bytes(), str(file)).get("log_history")
+            if not fits(history, list[dict]) or not all("step" in entry for entry in history):
+                raise NotLoggedError(f"{file} holds no log_history with steps. Give another checkpoint.")
             return LoggedRun(path, name or path.resolve().name, history)
     raise FileNotFoundError(
         f"{path} holds no trainer_state.json, and no checkpoint with one. Give the output_dir of a run, or end the "
@@ -88,10 +87,14 @@ def completions_frame(path: str | Path | LoggedRun) -> DataFrame:
             f"{folder} holds no completions_*.parquet. Train with log_completions: true to keep completions."
         )
     frames = []
-    for table in map(pq.read_table, files):
-        texts = {"completion": completion_text, "prompt": conversation_text}
-        columns = {name: list(map(text, table[name].to_pylist())) for name, text in texts.items()}
-        frames.append(table.to_pandas().assign(**columns))
+    texts = {"completion": completion_text, "prompt": conversation_text}
+    for file in files:
+        try:
+            table = pq.read_table(file)
+            columns = {name: list(map(text, table[name].to_pylist())) for name, text in texts.items()}
+            frames.append(table.to_pandas().assign(**columns))
+        except UNFIT as error:
+            raise NotLoggedError(f"{file} holds no completions ({error}): it is damaged. Remove it.") from error
     return pd.concat(frames, ignore_index=True)
 
 

@@ -15,6 +15,7 @@ from ..config import telling_settings
 from ..evaluation.results import read_results, results_file
 from ..models import SpeechLLM
 from ..models.loading import identity
+from ..record import check_record
 
 METHOD_TAGS = {"TARSGRPOTrainer": ["tars", "grpo"], "SpeechSFTTrainer": ["sft"], "SpeechDPOTrainer": ["dpo"]}
 HERE = Path(__file__).parent
@@ -94,6 +95,7 @@ def write_card(
         license: identifier of the hub, such as mit; None for the base model's.
         verification: what `tars_trl.share.verify.verify_folder` returned.
     """
+    check_record(facts, "facts")
     results = results or {}
     if str(facts.get("dataset", "")).startswith(("/", "~")):  # a folder's path says nothing to others
         facts = {**facts, "dataset": Path(facts["dataset"]).name}

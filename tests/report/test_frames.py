@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tars_trl.errors import NotLoggedError
+from tars_trl.errors import NotLoggedError, TarsError
 from tars_trl.evaluation.results import write_results
 from tars_trl.report import frames
 
@@ -59,9 +59,20 @@ def test_missing_runs_are_named(tmp_path):
         frames.load_run(tmp_path)
     with pytest.raises(FileNotFoundError, match="log_completions: true"):
         frames.completions_frame(tmp_path)
-    (tmp_path / "trainer_state.json").write_text('{"log_his')
-    with pytest.raises(NotLoggedError, match="trainer_state.json is no JSON .*remove the file"):
-        frames.load_run(tmp_path)
+
+
+def test_damaged_files_are_named(tmp_path):
+    state, parquet = tmp_path / "trainer_state.json", tmp_path / "completions" / "completions_00001.parquet"
+    for content in ('{"log_his', "[]", "[" * 100_000, "{}", '{"log_history": [1]}', '{"log_history": [{"loss": 1}]}'):
+        state.write_text(content)
+        with pytest.raises(TarsError, match=f"^{state} holds no"):
+            frames.load_run(tmp_path)
+    save_completions(tmp_path, 1, [{"completion": "a"}])
+    with pytest.raises(NotLoggedError, match=f"^{parquet} holds no completions .*prompt"):
+        frames.completions_frame(tmp_path)
+    parquet.write_bytes(b"PAR1 junk")
+    with pytest.raises(NotLoggedError, match=f"^{parquet} holds no completions"):
+        frames.completions_frame(tmp_path)
 
 
 def test_completions_as_text_over_all_files(tmp_path):

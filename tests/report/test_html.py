@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
 
+from tars_trl.errors import NotLoggedError
 from tars_trl.evaluation.metrics import paired_result
 from tars_trl.models.loading import identity
 from tars_trl.report.html import MOST_BYTES, answers_html, clip_source, render, write_report
@@ -198,6 +199,17 @@ def test_before_and_after_come_from_evaluations(tmp_path):
     assert "Before and after" in text and text.index("before50.0") < text.index("after100.0")
     assert "0.0 [12.5, 25.0]" in text and "recovery, %MRR, %" in text and "87.293.8" in text
     assert "MRR, the modality recovery rate: speech accuracy over the base model's text accuracy" in text
+
+
+def test_a_result_without_its_intervals_is_named(tmp_path):
+    save_state(tmp_path, [{"step": 1, "text/accuracy": 0.5}])
+    save_evaluations(tmp_path, [False, True], [True, True])
+    file = tmp_path / "evaluation" / "after" / "model" / "results_1.json"
+    content = json.loads(file.read_text())
+    del content["pairs"]["demo"]["gap_interval"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(NotLoggedError, match=f"^{file} has no gap_interval"):
+        write_report(tmp_path)
 
 
 def test_nothing_pickled_is_read(run, tmp_path, capsys):

