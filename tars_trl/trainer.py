@@ -14,7 +14,7 @@ from trl.trainer.utils import RepeatSampler
 from .config import TARSGRPOConfig
 from .data.answers import completion_text
 from .grpo.alignment import choose_references, layer_indices, similarity_to_reference
-from .grpo.behavior import behavior_encoder
+from .grpo.behavior import behavior_encoder, behavior_place
 from .grpo.callbacks import HealthCallback, use_twin_progress
 from .grpo.kept_run import KeptRun
 from .grpo.metrics import layer_metrics, twin_metrics
@@ -58,8 +58,9 @@ class TARSGRPOTrainer(KeptRun, GRPOTrainer):
 
     Arguments are those of `GRPOTrainer`, without tools, environments and rollout functions. `train_dataset` and
     `eval_dataset` hold rows as in `tars_trl.data`: `prompt`, the conversation in its written form, and `audio`, its
-    last question spoken. With no `peft_config` the method's LoRA is used (`lora_r`, `lora_alpha`; `lora_r=0` trains the
-    whole language model). Reward functions get a `modality` column beside the data set's, and no audio.
+    last question spoken. Clips are opened wherever their rows say: `load_questions` is what refuses paths that lead out
+    of a data set's folder. With no `peft_config` the method's LoRA is used (`lora_r`, `lora_alpha`; `lora_r=0` trains
+    the whole language model). Reward functions get a `modality` column beside the data set's, and no audio.
 
     Raises:
         ValueError: settings, rewards or data that cannot work, before anything is trained.
@@ -83,8 +84,10 @@ class TARSGRPOTrainer(KeptRun, GRPOTrainer):
         refuse_several_turns(kwargs)
         args = own_settings(args if args is not None else TARSGRPOConfig("tars-output"))
         reward_funcs, args.reward_weights = rewards_and_weights(reward_funcs, args)
-        train_dataset = usable_questions(train_dataset, args, args.curriculum)
-        eval_dataset = usable_questions(eval_dataset, args)
+        train_dataset = usable_questions(train_dataset, args, args.curriculum, reward_funcs)
+        eval_dataset = usable_questions(eval_dataset, args, reward_funcs=reward_funcs)
+        if args.aligned and args.behavior_weight:
+            behavior_place(args.behavior_model)
         model, self.architecture, peft_config = prepare_training(model, args, quantization_config, peft_config)
         # A placeholder in a completion would be taken for audio by the next forward pass.
         suppress(args, self.architecture.unsampled_tokens(base_of(model)))

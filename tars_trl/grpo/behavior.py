@@ -31,10 +31,7 @@ class BehaviorEncoder:
 
             # In float32, so that an embedding does not depend on which texts it shares a batch with.
             options = {"dtype": torch.float32}
-            model = package_folder(model)
-            # As sentence-transformers completes a bare name.
-            check_place("behavior_model", model if "/" in model else f"sentence-transformers/{model}")
-            model = SentenceTransformer(model, device=str(device), model_kwargs=options)
+            model = SentenceTransformer(behavior_place(model), device=str(device), model_kwargs=options)
         self.model = model.eval()
         self.device = device
         self.batch_size = batch_size
@@ -66,6 +63,14 @@ def behavior_encoder(config: Any, device: torch.device) -> BehaviorEncoder | Non
         return None
     with loaded_whole():
         return BehaviorEncoder(config.behavior_model, config.behavior_device or device, config.behavior_batch_size)
+
+
+def behavior_place(model: str) -> str:
+    """The embedding model's folder or hub id; see `check_place` for what is raised where there is none."""
+    place = package_folder(model)
+    bare = "/" not in place and not Path(place).is_dir()  # sentence-transformers completes such a name
+    check_place("behavior_model", f"sentence-transformers/{place}" if bare else place)
+    return place
 
 
 def package_folder(model: str) -> str:

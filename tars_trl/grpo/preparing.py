@@ -4,6 +4,7 @@ import copy
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -16,6 +17,8 @@ from ..errors import SettingError
 from ..models import SpeechLLM, architecture_of
 from ..models.loading import load_model, number_of_parameters
 from ..models.prompting import base_of
+from .resuming import named_checkpoint
+from .rewards import check_columns
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +31,12 @@ def own_settings(args: Any) -> Any:
 
     It is shallow but for lists and dicts, so that what accelerate and DeepSpeed keep in it is the same object. The
     hub's token leaves it for the environment: transformers saves all settings in every checkpoint.
+
+    Raises:
+        SettingError: `resume_from_checkpoint` is no folder.
     """
     own = copy.copy(args)
+    own.resume_from_checkpoint = named_checkpoint(own.resume_from_checkpoint)
     hide_hub_token(own)
     for name, value in vars(own).items():
         if isinstance(value, list | dict):
@@ -45,18 +52,18 @@ def hide_hub_token(args: Any) -> None:
         sys.argv = [word.replace(token, "***") for word in sys.argv]
 
 
-def usable_questions(dataset: Any, args: Any, curriculum: str | None = None) -> Any:
+def usable_questions(dataset: Any, args: Any, curriculum: str | None = None, reward_funcs: Sequence[Any] = ()) -> Any:
     """The rows of a data set (or of each in a dict of them) that can be asked, ordered by `curriculum` if it is given.
 
     Raises:
         SettingError: a data set without rows, or without a known length.
-        QuestionError: rows that are no questions, by key and field.
+        QuestionError: rows that are no questions, by key and field; columns that `reward_funcs` cannot work with.
         AudioError: clips that cannot be used, unless `on_bad_audio` is `skip`.
     """
     if dataset is None:
         return None
     if isinstance(dataset, dict):
-        return {name: usable_questions(rows, args) for name, rows in dataset.items()}
+        return {name: usable_questions(rows, args, None, reward_funcs) for name, rows in dataset.items()}
     if not isinstance(dataset, Dataset):
         raise SettingError(
             f"The data set is a {type(dataset).__name__}; its audio can be checked, and its twins counted, in a "
@@ -64,6 +71,8 @@ def usable_questions(dataset: Any, args: Any, curriculum: str | None = None) -> 
         )
     if len(dataset) == 0:
         raise SettingError("The data set has no rows, so there is nothing to train on. Give another dataset or split.")
+    if reward_funcs:
+        check_columns(dataset.column_names, reward_funcs)
     check_rows(dataset, required=("prompt",), unique=False)  # a group is asked its own question, whatever its key
     if getattr(args, "modalities", "speech") == "text":
         dataset = dataset.remove_columns("audio") if "audio" in dataset.column_names else dataset
@@ -168,7 +177,7 @@ def refuse_several_turns(arguments: dict[str, Any]) -> None:
 
 
 def refuse_misplaced_adapters(base: Any, architecture: SpeechLLM, args: Any) -> None:
-    """Refuse LoRA on the audio side, where a frozen one would be trained, or modules adapted that never run.
+    """Refuse an adapter of any kind that would train a frozen audio side.
 
     PEFT turns an expression of `target_modules` into bare leaf names for mixture models, and `all-linear` means every
     linear layer there is. A mixture's router is never adapted.
@@ -176,14 +185,15 @@ def refuse_misplaced_adapters(base: Any, architecture: SpeechLLM, args: Any) -> 
     Raises:
         SettingError: adapters where they should not be, or none on the experts where they were asked for.
     """
-    adapted = [name for name, module in base.named_modules() if getattr(module, "lora_A", None)]
-    misplaced = [name for name in adapted if any(name.startswith(f"{p}.") for p in architecture.audio_modules.values())]
+    trained = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
+    misplaced = [name for name in trained if any(name.startswith(f"{p}.") for p in architecture.audio_modules.values())]
     if misplaced and args.freeze_audio:
         raise SettingError(
-            f"{len(misplaced)} of {len(adapted)} LoRA adapters are on the audio or vision side, such as "
+            f"{len(misplaced)} of {len(trained)} trainable parameters are on the audio or vision side, such as "
             f"{misplaced[0]}, which freeze_audio keeps as it is. Give target_modules of the language model alone, such "
             f"as {architecture.lora_targets!r}, or no peft_config."
         )
+    adapted = [name for name, module in base.named_modules() if getattr(module, "lora_A", None)]
     routers = [name for name in adapted if architecture.router is not None and name.endswith(f".{architecture.router}")]
     if routers:
         raise SettingError(

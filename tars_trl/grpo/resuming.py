@@ -146,6 +146,23 @@ def last_checkpoint(folder: str | Path) -> str | None:
 # ---- The start of a run --------------------------------------------------------------------------------------------
 
 
+def named_checkpoint(wanted: str | bool | None) -> str | None:
+    """What `resume_from_checkpoint` names: `last`, a folder, or None for a fresh start.
+
+    Raises:
+        SettingError: there is no such folder.
+    """
+    word = str(wanted or False).lower()
+    if word in ("last", "true", "false"):
+        return None if word == "false" else "last"
+    if not Path(str(wanted)).is_dir():
+        raise SettingError(
+            f"resume_from_checkpoint={wanted!r}: there is no such folder. {nearest(Path(str(wanted)))} `last` is the "
+            "newest whole checkpoint."
+        )
+    return str(wanted)
+
+
 def checkpoint_to_continue(trainer: Any, wanted: str | bool | None) -> str | None:
     """The checkpoint that a run goes on from, after a look at it and at the folder; None for a fresh start.
 
@@ -187,24 +204,22 @@ def checkpoint_to_continue(trainer: Any, wanted: str | bool | None) -> str | Non
 
 def _look_for_checkpoint(folder: Path, wanted: str | bool | None, now: dict[str, Any], overwrite: bool) -> str | None:
     """The checkpoint; None for a fresh start. Where it is not the folder's own, the folder may hold no other run."""
-    last = wanted in (True, "last", "True", "true")
+    wanted = named_checkpoint(wanted)
+    last = wanted == "last"
     if last:
         wanted = last_checkpoint(folder)
         say = "goes on from" if wanted else "starts anew: there is no whole checkpoint in"
         logger.warning("The run %s %s.", say, wanted or folder)
     elif wanted:
-        path = Path(str(wanted))
-        if not path.is_dir():
-            raise SettingError(f"resume_from_checkpoint={wanted!r}: there is no such folder. {nearest(path)}")
-        problem = checkpoint_problem(path)
+        problem = checkpoint_problem(Path(wanted))
         if problem is not None:
             raise SettingError(
                 f"resume_from_checkpoint={wanted!r}: {problem}, so a run cannot go on from it exactly. Name another "
                 "checkpoint, or `last` for the newest whole one."
             )
     if wanted:
-        _refuse_another_run(now, Path(str(wanted)))
-    if not wanted or _is_elsewhere(str(wanted), folder):
+        _refuse_another_run(now, Path(wanted))
+    if not wanted or _is_elsewhere(wanted, folder):
         left = [path for path in _left_by_a_run(folder) if path.name not in ("run.json", "report.html")]
         # What this very run leaves, where it was interrupted before its first checkpoint was whole.
         begun = [path for path in left if path.suffix == ".parquet" or path.is_dir() and not (path / MANIFEST).exists()]
@@ -214,7 +229,7 @@ def _look_for_checkpoint(folder: Path, wanted: str | bool | None, now: dict[str,
                 "mixed in its report. Give another output_dir, go on with --resume_from_checkpoint last from a "
                 "checkpoint that is whole, or replace it with --overwrite_output_dir true."
             )
-    return str(wanted) if wanted else None
+    return wanted
 
 
 def _is_elsewhere(checkpoint: str, folder: Path) -> bool:

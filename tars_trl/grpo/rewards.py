@@ -5,17 +5,15 @@ set's columns, and returns one number a completion, or None where it does not ap
 """
 
 from collections.abc import Sequence
+from inspect import isfunction, signature
 from typing import Any
 
 from ..data.answers import Completion, completion_text, extract_strict, is_well_formed
-from ..errors import SettingError
+from ..errors import QuestionError, SettingError
 
 
 def accuracy_reward(
-    completions: list[Completion],
-    answer_index: list[int],
-    options: list[list[str]] | None = None,
-    **kwargs: Any,
+    completions: list[Completion], answer_index: list[int], options: list[list[str]], **kwargs: Any
 ) -> list[float]:
     """R_acc: 1 if the completion chose the right option, else 0 (paper section on rewards).
 
@@ -27,10 +25,9 @@ def accuracy_reward(
         answer_index: N indices of the right options, from 0.
         options: N lists of option texts.
     """
-    texts: Sequence[list[str] | None] = options or [None] * len(completions)
     choices = [
         extract_strict(completion_text(completion), option_texts)
-        for completion, option_texts in zip(completions, texts, strict=True)
+        for completion, option_texts in zip(completions, options, strict=True)
     ]
     return [float(choice is not None and choice == right) for choice, right in zip(choices, answer_index, strict=True)]
 
@@ -48,6 +45,36 @@ def representation_alignment(prompts: list, **kwargs: Any) -> list[None]:
 def behavior_alignment(prompts: list, **kwargs: Any) -> list[None]:
     """Column of R_beh among TRL's reward functions; the trainer fills it in once references are known."""
     return [None] * len(prompts)
+
+
+TRLS_OWN = ("prompts", "completions", "trainer_state", "log_extra", "log_metric", "images", "image")
+"""What TRL gives to reward functions, or takes for its own, beside the columns."""
+GIVEN = ("completion_ids", "modality")
+"""What they are given in the place of such a column."""
+
+
+def check_columns(columns: Sequence[str], reward_funcs: Sequence[Any]) -> None:
+    """See that a data set has the columns that reward functions ask for, and none that TRL has.
+
+    Raises:
+        QuestionError: it has not.
+    """
+    taken = [name for name in columns if name in TRLS_OWN]
+    if taken:
+        raise QuestionError(
+            f"The data set has the columns {list(columns)}: TRL gives {taken} of its own to reward functions. Rename "
+            "or remove them."
+        )
+    for func in filter(isfunction, reward_funcs):
+        by_name = [
+            of for of in signature(func).parameters.values() if of.kind in (of.POSITIONAL_OR_KEYWORD, of.KEYWORD_ONLY)
+        ]
+        missing = [of.name for of in by_name if of.default is of.empty and of.name not in (*columns, *TRLS_OWN, *GIVEN)]
+        if missing:
+            raise QuestionError(
+                f"The data set has the columns {list(columns)}: {func.__name__} asks for {missing}. Rename columns "
+                "with column_map={'theirs': 'ours'}, or leave that reward out."
+            )
 
 
 def rewards_and_weights(reward_funcs: Any, config: Any) -> tuple[list[Any], list[float]]:

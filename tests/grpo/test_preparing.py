@@ -2,20 +2,71 @@
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import IA3Config, LoHaConfig, LoraConfig
 
-from tars_trl import TARSGRPOConfig
+from tars_trl import TARSGRPOConfig, TARSGRPOTrainer
+from tars_trl.errors import QuestionError, SettingError
 from tars_trl.grpo import preparing
+from tars_trl.grpo.resuming import named_checkpoint
+from tars_trl.grpo.rewards import accuracy_reward, check_columns, format_reward
 from tars_trl.models.loading import number_of_parameters
 from tests.conftest import questions
 
 
-@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj", "out_proj"]])
-def test_adapters_on_the_audio_side_are_refused(make_trainer, targets):
-    with pytest.raises(
-        ValueError, match="LoRA adapters are on the audio or vision side, such as model.*target_modules"
-    ):
-        make_trainer(peft_config=LoraConfig(r=2, target_modules=targets))
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        LoraConfig(r=2, target_modules="all-linear"),
+        LoraConfig(r=2, target_modules=["q_proj", "v_proj", "out_proj"]),
+        IA3Config(target_modules=["q_proj"], feedforward_modules=[]),
+        LoHaConfig(r=2, target_modules=["q_proj"]),
+    ],
+)
+def test_adapters_on_the_audio_side_are_refused(make_trainer, adapter):
+    with pytest.raises(ValueError, match=r"trainable parameters are on the audio .* such as .*tower.*target_modules"):
+        make_trainer(peft_config=adapter)
+
+
+@pytest.mark.parametrize("named", ["checkpont-2", "LATEST"])
+def test_a_checkpoint_that_is_nowhere_is_named_before_anything_is_loaded(tmp_path, monkeypatch, named):
+    (tmp_path / "checkpoint-2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(preparing, "load_model", None)
+    with pytest.raises(SettingError, match=f"^resume_from_checkpoint='{named}': there is no such folder"):
+        TARSGRPOTrainer(
+            "some/model", [accuracy_reward], TARSGRPOConfig("out", report_to=[], resume_from_checkpoint=named)
+        )
+
+
+@pytest.mark.parametrize("wanted", [None, False, "", "false"])
+def test_no_checkpoint_is_a_fresh_start(wanted):
+    assert named_checkpoint(wanted) is None
+    assert named_checkpoint(True) == named_checkpoint("True") == named_checkpoint("LAST") == "last"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows.remove_columns("answer_index"), r"accuracy_reward asks for \['answer_index'\]"),
+        (lambda rows: rows.remove_columns("options"), r"accuracy_reward asks for \['options'\]"),
+        (lambda rows: rows.add_column("images", [None] * len(rows)), r"TRL gives \['images'\] of its own"),
+        (lambda rows: rows.add_column("prompts", [""] * len(rows)), r"TRL gives \['prompts'\] of its own"),
+    ],
+)
+def test_columns_that_rewards_cannot_work_with_are_refused(change, said):
+    with pytest.raises(QuestionError, match=said):
+        check_columns(change(questions()).column_names, [accuracy_reward, format_reward])
+
+
+def test_without_labels_other_rewards_can_be_trained():
+    check_columns(questions().remove_columns(["answer_index", "options"]).column_names, [format_reward, len])
+
+
+def test_a_mistyped_embedding_model_is_named_before_a_model_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(preparing, "load_model", None)
+    config = TARSGRPOConfig("out", report_to=[], behavior_model=f"{tmp_path}/nowhere")
+    with pytest.raises(SettingError, match="behavior_model=.*there is no such folder"):
+        TARSGRPOTrainer("some/model", [accuracy_reward], config, questions())
 
 
 def test_a_large_model_does_not_start_on_a_cpu_unasked(model_folder, monkeypatch):

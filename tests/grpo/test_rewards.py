@@ -42,7 +42,7 @@ def test_an_option_text_that_is_another_options_letter():
 def test_accuracy_reward():
     said = ["<answer>The answer is A.</answer>", [{"role": "assistant", "content": "<answer>B</answer>"}], "A"]
     assert accuracy_reward(said, answer_index=[0, 0, 0], options=[OPTIONS] * 3) == [1.0, 0.0, 0.0]
-    assert accuracy_reward(said[:1], answer_index=[0], modality=["speech"]) == [1.0]
+    assert accuracy_reward(said[:1], answer_index=[0], options=[OPTIONS], modality=["speech"]) == [1.0]
 
 
 def test_without_a_right_option_nothing_is_right():
