@@ -3,7 +3,7 @@
     python benchmarks/step_7b.py                       # the 7B recipe on one GPU of 40 GB or more; downloads nothing
     python benchmarks/step_7b.py --completion 1024     # the paper's limit
     python benchmarks/step_7b.py --recipe recipes/phi4_multimodal/tars.yaml
-    python benchmarks/step_7b.py --preflight           # before a GPU is rented: a CPU and 8 GB of memory, some minutes
+    python benchmarks/step_7b.py --preflight           # before a GPU is rented: a CPU and 10 GB of memory, some minutes
 
 The model has the released widths, heads, vocabulary, mel bins and window, and weights drawn at random; the settings are
 the recipe's, for one process. No completion ends before its limit, so it is a full-length step. R_beh has a small
