@@ -1,24 +1,29 @@
-"""A step with vLLM and without, side by side in one run: the demo's, and one with half a minute of speech.
+"""vLLM and transformers side by side in one run: a step of the demo's, one with half a minute of speech, an evaluation.
 
     .venv-vllm/bin/python benchmarks/engine.py      # after `make test-vllm`; set VLLM_CPU_KVCACHE_SPACE=1 on a CPU
 
 The demo's recipe on tiny-omni; both forms take turns, each trains a few steps, and medians of a step's seconds (and of
-the process's own CPU seconds, which other programs do not lengthen) are printed. The first step of a turn, with what is
-compiled and compared in it, does not count.
+the process's own CPU seconds, which other programs do not lengthen) are printed. The first step of a turn, with what
+is compiled and compared in it, does not count. Then both answer the 300 held-out questions in float32.
 """
 
+import io
 import statistics
 import tempfile
 import time
 from dataclasses import dataclass
 
 import numpy as np
+import soundfile
 from datasets import Audio
 from transformers import TrainerCallback
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, accuracy_reward, format_reward, load_questions
 from tars_trl.data.audio import TARGET_RATE, load_audio
-from tars_trl.models.loading import load_model, load_processor
+from tars_trl.data.prompts import MODALITIES
+from tars_trl.models.loading import load_model, load_processor, load_speech_llm
+from tars_trl.models.vllm import Engine
+from tars_trl.sampling.complete import complete
 from tars_trl.settings import parse, run, setting
 
 MODEL, QUESTIONS = "recipes/demo/tiny-omni", "recipes/demo/questions"
@@ -57,7 +62,9 @@ def lengthen(rows, seconds: float):
 
     def long(_row, number: int) -> dict:
         clip = np.concatenate([clips[(number + place) % len(clips)] for place in range(len(clips))])[:samples]
-        return {"audio": {"array": clip, "sampling_rate": TARGET_RATE}}
+        file = io.BytesIO()
+        soundfile.write(file, clip, TARGET_RATE, format="WAV")
+        return {"audio": {"bytes": file.getvalue(), "path": None}}
 
     plain = rows.remove_columns("audio")
     return plain.map(long, with_indices=True).cast_column("audio", Audio(decode=False))
@@ -81,12 +88,27 @@ def measure(rows, with_engine: bool, settings: EngineSettings) -> list[tuple[flo
     return clock.steps[1:]
 
 
+def measure_sampling() -> None:
+    """Print the seconds that 300 greedy answers take, after a first batch that does not count."""
+    rows = list(load_questions(QUESTIONS, "test"))
+    model, processor = load_speech_llm(MODEL)
+    engine = Engine(model, processor, MODEL, max_model_length=512)
+    for modality in MODALITIES:
+        for form, sampler in (("transformers", model), ("vLLM", engine)):
+            for asked in (rows[:20], rows):
+                wall, cpu = time.perf_counter(), time.process_time()
+                options = {"batch_size": 100 if form == "transformers" else 300, "max_completion_length": 64}
+                answers = len(list(complete(sampler, processor, asked, modality, **options)))
+                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            print(f"| {answers} answers, {modality} | {form} | {wall:.2f} | {cpu:.2f} |", flush=True)
+
+
 def main() -> None:
     """Measure in turns and print."""
     (settings,) = parse(EngineSettings, description=__doc__)
     rows = load_questions(QUESTIONS, "train")
     few = rows.select(range(24))
-    print("| questions | sampled by | seconds a step | CPU seconds |\n|---|---|---|---|")
+    print("| questions | sampled by | seconds | CPU seconds |\n|---|---|---|---|")
     for name, asked in (("the demo's", rows), (f"{settings.seconds:g} s of speech", lengthen(few, settings.seconds))):
         steps: dict[str, list] = {"transformers": [], "vLLM": []}
         for _ in range(settings.turns):
@@ -94,7 +116,8 @@ def main() -> None:
                 measured += measure(asked, form == "vLLM", settings)
         for form, measured in steps.items():
             wall, cpu = (statistics.median(column) for column in zip(*measured, strict=True))
-            print(f"| {name} | {form} | {wall:.2f} | {cpu:.2f} |")
+            print(f"| {name} | {form} | {wall:.2f} | {cpu:.2f} |", flush=True)
+    measure_sampling()
 
 
 if __name__ == "__main__":
