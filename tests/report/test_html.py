@@ -6,7 +6,6 @@ import io
 import json
 import pickle
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 
@@ -21,6 +20,7 @@ from tars_trl.errors import NotLoggedError
 from tars_trl.evaluation.metrics import paired_result
 from tars_trl.models.loading import identity
 from tars_trl.report.html import MOST_BYTES, answers_html, clip_source, render, write_report
+from tests.browser import BROWSER
 from tests.conftest import clip, question, questions
 from tests.report.test_frames import completion, save_completions, save_state
 
@@ -268,9 +268,6 @@ def test_answers_of_an_evaluation_side_by_side():
     reader = Reader(answers_html(sample, question(0)["audio"]))
     assert "One < two?\nA. yes\nB. no" in reader.text and "right answer A" in reader.text
     assert reader.text.index("speech wrong") < reader.text.index("B<b>") < reader.text.index("text right")
-
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.mark.slow
