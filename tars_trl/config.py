@@ -178,6 +178,45 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
     behavior_device: str | None = setting(None, "Where it runs, such as cpu or cuda:1. None: the training device.")
     behavior_batch_size: int = setting(32, "Texts in a forward pass of the embedding model, per process.", least=1)
 
+    # Learning from the written twin token by token (experimental: docs/study.md).
+    distillation_weight: float = setting(
+        0.0,
+        "Experimental. Weight of what the written twin's reader thinks of each spoken token, beside the rewards or "
+        "alone (X-OPD, arXiv 2603.24596; TRL's SDPO has the name); 0 turns it and its cost off.",
+        least=0,
+        most=1000,
+    )
+    distillation_mode: str = setting(
+        "sampled_token",
+        "How it is learned from: sampled_token adds log pi(y|written) - log pi(y|spoken) to the advantages; "
+        "full_logits descends a divergence over the whole vocabulary and keeps a hidden state for every token (TRL).",
+        choices=("sampled_token", "full_logits"),
+    )
+    distillation_alpha: float = setting(
+        0.5, "Divergence of full_logits: 0 forward, 1 reverse, between them Jensen-Shannon (TRL: 0.5).", least=0, most=1
+    )
+    teacher_model_kind: str = setting(
+        "base",
+        "Who reads the written prompt: base, the model with the adapter off, or live, the model as it is (TRL: base).",
+        choices=("base", "live"),
+    )
+    distillation_text_weight: float | None = setting(
+        None,
+        "The same weight for written rows, which keeps what the model could in writing; needs the base teacher. None: "
+        "as `distillation_weight` where there are no reward functions, else 0 (X-OPD's same-modality half).",
+        least=0,
+        most=1000,
+    )
+    distillation_clip: float | None = setting(
+        5.0, "Most nats that one token can count, either way. None: no limit.", above=0
+    )
+    distillation_gate: str = setting(
+        "always",
+        "Where spoken tokens are taught: always; correct, on questions with a right written completion; one_sided, "
+        "only tokens that the teacher finds likelier (OPOD, arXiv 2607.20918).",
+        choices=("always", "correct", "one_sided"),
+    )
+
     # Order of the questions; rollouts.
     curriculum: str | None = setting(
         None, "Column of the questions to order them by, ascending. None: they are shuffled."
@@ -216,6 +255,7 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
                     f"generation_kwargs: {name} makes other completions than one sampled for each row. Leave it out; "
                     "num_generations counts the completions of a question."
                 )
+        self._check_distillation()
         GRPOConfig.__post_init__(self)
         self.check_optimizer()
         self._check_windows()
@@ -259,6 +299,29 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
                 f"{self.scale_rewards!r} normalises over the whole batch, which mixes the modalities. "
                 "Use 'sum_then_normalize', with scale_rewards 'none' (the method) or 'group'."
             )
+
+    def _check_distillation(self) -> None:
+        refused = (
+            (not self.distillation_weight and self.distillation_text_weight, "distillation_text_weight",
+             "nothing is learned from the written twin, whose term for written rows this is", "distillation_weight"),
+            (self.distillation_weight and self.modalities == "text", "distillation_weight",
+             "without spoken rows there is nobody to teach", "modalities"),
+            (self.distillation_text_weight and self.modalities == "speech", "distillation_text_weight",
+             "there are no written rows", "modalities"),
+            (self.distillation_text_weight and self.teacher_model_kind == "live", "distillation_text_weight",
+             "a live teacher says of written rows what the student says", "teacher_model_kind"),
+            (self.distillation_weight and self.distillation_gate == "correct" and self.modalities != "both",
+             "distillation_gate", "there are no written completions that could be right", "modalities"),
+            (self.distillation_mode == "full_logits" and self.distillation_gate == "one_sided", "distillation_gate",
+             "a divergence over the vocabulary has no sides", "distillation_mode"),
+            (self.distillation_mode == "full_logits" and self.loss_type in ("cispo", "sapo", "vespo"), "loss_type",
+             "this loss scales what takes the way of its advantages", "distillation_mode"),
+        )  # fmt: skip
+        for wrong, name, why, other in refused:
+            if wrong:
+                raise SettingError(
+                    f"{name}={getattr(self, name)!r} with {other}={getattr(self, other)!r}: {why}. Change one of them."
+                )
 
     def _check_windows(self) -> None:
         window = (self.steps_per_generation or 1) * self.num_iterations / self.gradient_accumulation_steps

@@ -428,6 +428,9 @@ class QuestionSettings(Settings):
 class TrainingSettings(ModelSettings, QuestionSettings):
     """Which model is trained on which questions. Everything else is in the trainer's own configuration."""
 
+    column_map: list[str] = setting(
+        [], "Columns of the training data under other names, theirs=ours; as question_audio=audio text=transcript."
+    )
     eval_dataset: str | None = setting(None, "Questions for `eval_strategy`: hub id, folder or file.")
     eval_split: str = setting("test", "Split of the questions to evaluate on.")
     eval_limit: float | None = setting(None, "Evaluate on this many questions only, as `limit`.", above=0)

@@ -1,6 +1,7 @@
 """`TARSGRPOTrainer`: GRPO in which every question is asked twice."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from .grpo.resuming import ResumableSampler
 from .grpo.rewards import rewards_and_weights
 from .grpo.rollout import Rollout, Row
 from .grpo.sharing import PromptSharing
+from .grpo.teacher import WrittenTeacher
 from .grpo.twins import reference_candidates
 from .grpo.vllm import SpeechGeneration, clips_of, engine_for, pool_without_old_logps
 from .models.hooks import StatePooler, without_dropout
@@ -52,15 +54,18 @@ class TARSGRPOTrainer(KeptRun, GRPOTrainer):
     4. Hidden states are pooled while completions are sampled (with vLLM, while the old log-probs are computed), and two
        more reward columns, R_rep and R_beh, compare a spoken completion with a correct written one; they are NaN on
        written rows.
-    5. Metrics by modality, and the gap.
-    6. Settings are copied, not changed; `run.json` says how a run was made, checkpoints carry a manifest, and a
+    5. With `distillation_weight` the written prompt is read once more, by the model as it was or is, with the spoken
+       completions behind it: what it thinks of each token joins the advantages in the update (`grpo.teacher`).
+    6. Metrics by modality, the gap, and what each reward contributes to the advantages.
+    7. Settings are copied, not changed; `run.json` says how a run was made, checkpoints carry a manifest, and a
        `Publisher` among the callbacks writes the card (`grpo.kept_run`). Nothing is sent unless asked.
 
     Arguments are those of `GRPOTrainer`, without tools, environments and rollout functions. `train_dataset` and
     `eval_dataset` hold rows as in `tars_trl.data`: `prompt`, the conversation in its written form, and `audio`, its
     last question spoken. Clips are opened wherever their rows say: `load_questions` is what refuses paths that lead out
     of a data set's folder. With no `peft_config` the method's LoRA is used (`lora_r`, `lora_alpha`; `lora_r=0` trains
-    the whole language model). Reward functions get a `modality` column beside the data set's, and no audio.
+    the whole language model). Reward functions get a `modality` column beside the data set's, and no audio; with
+    `distillation_weight` there need be none.
 
     Raises:
         ValueError: settings, rewards or data that cannot work, before anything is trained.
@@ -104,6 +109,8 @@ class TARSGRPOTrainer(KeptRun, GRPOTrainer):
         self._clips: Sequence[Any] = []  # of the rows that are sampled or scored next
         self._layers = self.architecture.state_modules(self._base)
         self._sharing = PromptSharing(self.model, self.accelerator, self._layers, args.shared_prefix)
+        self._teacher = WrittenTeacher(args, self.accelerator, self.reward_func_names)
+        self._taught: dict[str, Any] | None = None  # the micro-batch of an update, while it is scored
         self._rep_layers = layer_indices(args.rep_layers, len(self._layers))
         self._behavior = behavior_encoder(args, self.accelerator.device)
         if self.use_vllm:
@@ -149,7 +156,7 @@ class TARSGRPOTrainer(KeptRun, GRPOTrainer):
         first = self.accelerator.process_index * len(inputs)
         self._rollout = rollout = Rollout.prepare(
             inputs, first, self._group_size, self.args.modalities, self.architecture, self.processing_class,
-            **self.chat_template_kwargs,
+            written=self._teacher.on, **self.chat_template_kwargs,
         )  # fmt: skip
         if self._encoder.together:
             self._encoder.spare = twin_prompt(self.architecture, self.processing_class, inputs[0], "speech").features
@@ -161,6 +168,10 @@ class TARSGRPOTrainer(KeptRun, GRPOTrainer):
                 self.vllm_generation.check_parity(self, rollout)
             self._clips = rollout.clips
             output = super()._generate_and_score_completions(rollout.rows)
+            score = partial(self._sharing.score, super()._get_per_token_logps_and_entropies)
+            output |= self._teacher.read(
+                score, self.model, rollout, output, self.reward_weights, self._group_size, self._tokenizer.pad_token_id
+            )
         return {**output, "audio": rollout.clips}
 
     def _embeddings(self) -> Sequence[Tensor | None]:
@@ -172,7 +183,10 @@ class TARSGRPOTrainer(KeptRun, GRPOTrainer):
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         self._clips = inputs["audio"]
-        return super()._compute_loss(model, inputs)
+        self._taught = inputs = dict(inputs)  # whose advantages TRL reads once its rows are scored
+        loss = super()._compute_loss(model, inputs)
+        self._taught = None
+        return loss
 
     # ---- 4. Alignment ----------------------------------------------------------------------------------------------
 
@@ -192,13 +206,20 @@ class TARSGRPOTrainer(KeptRun, GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple:
         scored = super()._get_per_token_logps_and_entropies
-        return self._sharing.score(scored, self._embeddings, self._rollout, model, *args, **kwargs)
+        states: list[Tensor] = []
+        kept = states if self._taught is not None and self._teacher.keeps_states else None
+        result = self._sharing.score(scored, self._embeddings, self._rollout, model, *args, kept=kept, **kwargs)
+        if self._taught is not None:
+            with self.accelerator.autocast():
+                self._log_metrics(self._teacher.teach(self._taught, result[0], states, self._base))
+        return result
 
     def _calculate_rewards(
         self, inputs: list[Row], prompts: list, completions: list, completion_ids_list: list[list[int]]
     ) -> Tensor:
         """TRL's rewards (N over all processes, functions), with the alignment columns filled in and metrics logged."""
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._rollout.rewards = rewards  # alignment columns are filled in below
         for column in ("modality", "key"):
             self._log_completion_extra(column, [row[column] for row in inputs])
         ending = {*self.eos_token_ids, self._tokenizer.pad_token_id}
@@ -257,7 +278,7 @@ class TARSGRPOTrainer(KeptRun, GRPOTrainer):
             rewards[filled, self.reward_func_names.index(name)] = values.to(rewards)[filled]
         self._log_metrics({"alignment/no_reference": sum(not rows for rows in candidates) / len(candidates)})
 
-    # ---- 5. Metrics ------------------------------------------------------------------------------------------------
+    # ---- 6. Metrics ------------------------------------------------------------------------------------------------
 
     def _gather(self, values: list) -> Tensor:
         return self.accelerator.gather(torch.tensor(values, device=self.accelerator.device))

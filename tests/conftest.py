@@ -128,9 +128,10 @@ def make_trainer(tiny, embedder_folder, tmp_path):
         extra = {
             name: arguments.pop(name) for name in ("peft_config", "callbacks", "eval_dataset") if name in arguments
         } | {"processing_class": arguments.pop("processing_class", processor)}
+        reward_funcs = arguments.pop("reward_funcs", [reward or odd_reward, format_reward])
         return trainer(
             build_model or copy.deepcopy(model),
-            [reward or odd_reward, format_reward],
+            reward_funcs,
             TARSGRPOConfig(**arguments),
             questions() if dataset is None else dataset,
             **extra,

@@ -64,6 +64,7 @@ def main() -> None:
         mask_truncated_completions=False,
         reference_reward="odd_reward",
         behavior_weight=0.0,
+        distillation_weight=0.5,
         report_to=[],
         save_steps=2,
         save_total_limit=1,

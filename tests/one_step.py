@@ -90,6 +90,7 @@ def main() -> None:
         logging_steps=1,
         bf16=False,
         lora_dropout=0.0,
+        distillation_weight=0.5,
         warmup_steps=0,
         gradient_checkpointing=False,
         reference=reference,

@@ -94,7 +94,7 @@ def test_a_run_killed_at_random_times_ends_the_same(tmp_path, whole):
 def test_resume_in_a_later_epoch_is_exact(make_trainer, tiny):
     """Five epochs of two steps; from the middle of the third on, the same questions in the same order."""
     settings = {"save_strategy": "steps", "save_steps": 5, "max_steps": 10, "warmup_steps": 0}
-    settings |= {"dataset": questions(4), "per_device_train_batch_size": 16}
+    settings |= {"dataset": questions(4), "per_device_train_batch_size": 16, "distillation_weight": 0.5}
     whole = make_trainer(output="whole", build_model=copy.deepcopy(tiny[0]), **settings)
     whole.train()
     half = make_trainer(output="half", build_model=copy.deepcopy(tiny[0]), **settings)

@@ -12,7 +12,7 @@ from tests.conftest import ROOT, questions
 from tests.report.test_frames import save_state
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("0[1-9]*.ipynb"))
-FIGURES = {"01_reward_curves": 3, "02_modality_gap": 2, "03_drift": 1}
+FIGURES = {"01_reward_curves": 4, "02_modality_gap": 2, "03_drift": 1}
 
 
 @pytest.fixture

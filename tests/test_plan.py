@@ -73,7 +73,7 @@ def test_tokens_are_those_of_a_run(make_trainer, small, wanted):
     shape = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_completion_length": 8,
              "shared_prefix": wanted}  # fmt: skip
     trainer = make_trainer(max_steps=1, generation_kwargs={"min_new_tokens": 8}, **shape)
-    trainer._sharing.checked = True
+    trainer._sharing.checked = {"policy", "teacher"}
     counted, prompts = [], set()
     layer = trainer._base.get_decoder().layers[0]
     layer.register_forward_hook(lambda _module, args, _output: counted.append(args[0].size(0) * args[0].size(1)))

@@ -42,7 +42,9 @@ def test_two_processes_equal_one(tmp_path, embedder_folder, batch, accumulation)
             assert math.isnan(value) == math.isnan(other) and (math.isnan(value) or abs(value - other) < 2e-6), name
     torch.testing.assert_close(torch.tensor(one["advantages"]), torch.tensor(two["advantages"]), rtol=0, atol=2e-6)
     assert one["log"]["loss"] == pytest.approx(two["log"]["loss"], abs=1e-6)
-    for metric in ("speech/accuracy", "text/accuracy", "gap/accuracy", "alignment/no_reference", "speech/reward_std"):
+    for metric in ("speech/accuracy", "text/accuracy", "gap/accuracy", "alignment/no_reference", "speech/reward_std",
+                   "distillation/kl", "distillation/kl/last_third", "speech/advantage_share/distillation",
+                   "speech/advantage_share/odd_reward"):  # fmt: skip
         assert one["log"][metric] == pytest.approx(two["log"][metric], abs=1e-6), metric
     scale = max(gradient.abs().max() for gradient in gradients.values())
     assert gradients.keys() == gradients_of_two.keys() and scale > 0

@@ -61,7 +61,7 @@ def test_no_token_twice(make_trainer, architecture):
     model, processor = ARCHITECTURES[architecture](0)
     settings = {**SETTINGS, "max_steps": 1, "build_model": model, "processing_class": processor}
     trainer = make_trainer(**settings)
-    trainer._sharing.checked = True
+    trainer._sharing.checked = {"policy", "teacher"}
     tokens, distinct = counted_tokens(trainer), []
     scored = trainer._compute_loss
 
@@ -88,7 +88,7 @@ def test_rows_are_compared_once_a_micro_batch(make_trainer, monkeypatch):
     for module in (sharing, shared_prefix):
         monkeypatch.setattr(module, "first_with_same_prompt", counting)
     trainer = make_trainer(**{**SETTINGS, "max_steps": 1})
-    trainer._sharing.checked = True
+    trainer._sharing.checked = {"policy", "teacher"}
     trainer.train()
     assert len(compared) == SETTINGS["gradient_accumulation_steps"]
 

@@ -11,13 +11,19 @@ from typing import Any
 
 from .. import TARSGRPOConfig, TARSGRPOTrainer, accuracy_reward, format_reward, load_questions
 from ..data.hub import check_place
+from ..errors import SettingError
 from ..models.loading import load_processor
 from ..settings import TrainingSettings, parse, run
 from ..share.publishing import PublishCallback
 
 
 def train(
-    trainer: Callable[..., Any], config_class: type, description: str, args: list[str] | None = None, **arguments: Any
+    trainer: Callable[..., Any],
+    config_class: type,
+    description: str,
+    args: list[str] | None = None,
+    labelled: bool = True,
+    **arguments: Any,
 ) -> None:
     """Load, train, save the adapter and the processor; push them if asked.
 
@@ -26,6 +32,7 @@ def train(
         config_class: of its settings.
         description: what `--help` says.
         args: the command line; None for the program's own.
+        labelled: whether the training rows are questions with answers, or clips and transcripts.
         arguments: further ones of the trainer.
     """
     asked, config = parse(TrainingSettings, config_class, args=args, description=description)
@@ -37,7 +44,12 @@ def train(
         **(config.model_init_kwargs or {}),
     }
     options = {"seed": config.seed, "system_prompt": asked.system_prompt, "audio_anywhere": config.audio_anywhere}
-    questions = load_questions(asked.dataset, asked.split, limit=asked.limit, **options).shuffle(seed=config.seed)
+    names = [tuple(entry.split("=")) for entry in asked.column_map]
+    if any(len(pair) != 2 or not all(pair) for pair in names):
+        raise SettingError(f"column_map={asked.column_map}: these do not say which column is which. Write theirs=ours.")
+    questions = load_questions(
+        asked.dataset, asked.split, limit=asked.limit, labelled=labelled, column_map=dict(names), **options
+    ).shuffle(seed=config.seed)
     evaluated = None
     if asked.eval_dataset:
         evaluated = load_questions(asked.eval_dataset, asked.eval_split, limit=asked.eval_limit, **options)

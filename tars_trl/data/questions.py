@@ -16,7 +16,16 @@ from datasets import Audio, Dataset, Features, List, Value, concatenate_datasets
 from ..errors import QuestionError, SettingError
 from .audio import undecoded
 from .reading import UNFIT, is_missing, read_rows
-from .schema import LETTERS, PROBLEMS_SHOWN, SYSTEM_PROMPT, build_prompt, check_rows, override_prompt, written_question
+from .schema import (
+    COLUMNS,
+    LETTERS,
+    PROBLEMS_SHOWN,
+    SYSTEM_PROMPT,
+    build_prompt,
+    check_rows,
+    override_prompt,
+    written_question,
+)
 
 
 def load_questions(
@@ -30,6 +39,7 @@ def load_questions(
     column_map: Mapping[str, str] | None = None,
     audio_required: bool = True,
     audio_anywhere: bool = False,
+    labelled: bool = True,
     strict: bool = True,
     name: str | None = None,
     revision: str | None = None,
@@ -58,6 +68,9 @@ def load_questions(
         audio_required: False adds an empty `audio` column where there is none, for text-only runs and for synthesis.
         audio_anywhere: also open clips whose path leads out of the data set's folder, absolutely or by a link. Only
             for data sets that you trust: such a path can name any file of this machine.
+        labelled: False for clips and transcripts alone, as distillation learns from: what is said is a conversation
+            or a string in `prompt`, or a string in `transcript`, `prompt_for_tts`, `text` or `sentence`, the first of
+            them that there is. What could be a label is left out, and without a `system_prompt` there is none.
         strict: also refuse rows with a single option or two equal ones. False for published benchmarks, to measure
             them as they are.
         name: configuration, if the data set has several.
@@ -80,8 +93,10 @@ def load_questions(
         _check_kinds(dataset)
         if not audio_anywhere:
             _check_paths(dataset, Path(path_or_id).expanduser())
-        dataset = with_columns(dataset, _convert(dataset, split, system_prompt, instruction))
-        check_rows(dataset, strict=strict)
+        convert = _convert if labelled else _convert_transcripts
+        dataset = dataset if labelled else dataset.remove_columns([n for n in _LABELS if n in dataset.column_names])
+        dataset = with_columns(dataset, convert(dataset, split, system_prompt, instruction))
+        check_rows(dataset, required=COLUMNS if labelled else ("audio", "prompt", "key"), strict=strict)
     except QuestionError as error:
         raise QuestionError(f"{path_or_id}, split {split!r}: {error}") from error
     return dataset if limit is None else dataset.select(draw_numbers(len(dataset), limit, seed))
@@ -115,6 +130,10 @@ _CONVERTED_FROM = (
     *("prompt", "prompt_for_tts", "question", "options", "option_labels"),
     *("answer_index", "answer", "reference", "key", "question_id", "id"),
 )
+
+
+_LABELS = ("question", "options", "option_labels", "answer_index", "answer", "reference")
+_TRANSCRIPTS = ("prompt", "transcript", "prompt_for_tts", "text", "sentence")
 
 
 def _rename(dataset: Dataset, column_map: Mapping[str, str]) -> Dataset:
@@ -258,6 +277,31 @@ def _convert(dataset: Dataset, split: str, system_prompt: str | None, instructio
         key = next((str(values[name]) for name in ("key", "question_id", "id") if values.get(name) is not None), None)
         rows.append(_question_row(values, key or f"{split}-{index:06d}", system_prompt, instruction))
     return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _convert_transcripts(
+    dataset: Dataset, split: str, system_prompt: str | None, instruction: str | None
+) -> dict[str, list]:
+    """`prompt` and `key` of rows that are clips and what is said in them."""
+    column = next((name for name in _TRANSCRIPTS if name in dataset.column_names), None)
+    if column is None:
+        raise QuestionError(
+            f"The data set has the columns {dataset.column_names}, beside those of labels: none holds what is said. "
+            "Rename one with column_map={'theirs': 'transcript'}."
+        )
+    keys = next((dataset[name] for name in ("key", "question_id", "id") if name in dataset.column_names), None)
+    columns: dict[str, list] = {"key": [str(key) for key in keys or (f"{split}-{n:06d}" for n in range(len(dataset)))]}
+    if isinstance(dataset.features[column], List):
+        prompts = dataset[column][:]
+        if system_prompt is not None or instruction is not None:
+            prompts = [override_prompt(prompt, system_prompt, instruction) for prompt in prompts]
+        return columns | {"prompt": prompts}
+    for key, text in zip(columns["key"], dataset[column], strict=True):
+        if not isinstance(text, str) or not text.strip():
+            raise QuestionError(
+                f"row {key!r}, {column}: {text!r:.100} says nothing. Write what the clip says, or remove it."
+            )
+    return columns | {"prompt": [build_prompt(text, system_prompt, instruction) for text in dataset[column]]}
 
 
 def _question_row(row: dict, key: str, system_prompt: str, instruction: str | None) -> dict:

@@ -15,6 +15,7 @@ SHOWN = {
     "gap": ("gap/accuracy", "eval_gap/accuracy", "eval_gap/accuracy_greedy"),
     "reward": ("reward", "eval_reward"),
     "no_ref": ("alignment/no_reference",),
+    "kl": ("distillation/kl",),
 }
 
 
@@ -60,6 +61,10 @@ REMEDIES = {
         "alignment with the written completions rises while spoken accuracy falls: the model learns to sound alike "
         "instead of being right. Lower representation_weight and behavior_weight, or the learning rate."
     ),
+    "leaving the teacher": (
+        "spoken completions move away from what the written twin's reader would say (distillation/kl rises) while "
+        "spoken accuracy falls. Lower the learning rate; with a live teacher use teacher_model_kind='base'."
+    ),
 }
 
 
@@ -67,8 +72,8 @@ class HealthCallback(TrainerCallback):
     """Reads the logged metrics; gives each warning of `REMEDIES` at most once.
 
     Args:
-        steps: logged steps in a row (no signal, truncation, references), or a half window's length (drift), before a
-            warning is given.
+        steps: logged steps in a row (no signal, truncation, references), or a half window's length (what rises while
+            accuracy falls), before a warning is given.
     """
 
     def __init__(self, steps: int):
@@ -92,7 +97,7 @@ class HealthCallback(TrainerCallback):
         last = list(self.recent)[-self.steps :]
         found = set()
         if len(last) == self.steps:
-            if all(log["frac_reward_zero_std"] == 1 for log in last):
+            if all(log["frac_reward_zero_std"] == 1 and "distillation/kl" not in log for log in last):
                 found.add("no signal")
             if all(log.get("completions/clipped_ratio") == 1 for log in last):
                 found.add("all truncated")
@@ -102,6 +107,8 @@ class HealthCallback(TrainerCallback):
             columns = ("representation_alignment", "behavior_alignment")
             if any(self._change(f"rewards/{column}/mean") > 0.01 for column in columns):
                 found.add("drifting apart")
+            if self._change("distillation/kl") > 0.01:
+                found.add("leaving the teacher")
         return found
 
     def _change(self, key: str) -> float:

@@ -156,6 +156,11 @@ def prepare_training(
             "checkpoint names, not the part that is trained. Use LoRA, whose reference is the model with the adapter "
             "off, or beta=0 (the method's)."
         )
+    if whole and getattr(args, "distillation_weight", None) and args.teacher_model_kind == "base":
+        raise SettingError(
+            "teacher_model_kind='base' with lora_r=0: the model as it was is gone once the whole of it is trained. Use "
+            "LoRA, whose teacher is the model with the adapter off, or teacher_model_kind='live'."
+        )
     return model, architecture, peft_config
 
 

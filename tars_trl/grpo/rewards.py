@@ -37,6 +37,11 @@ def format_reward(completions: list[Completion], **kwargs: Any) -> list[float]:
     return [float(is_well_formed(completion_text(completion))) for completion in completions]
 
 
+def no_reward(prompts: list, **kwargs: Any) -> list[float]:
+    """0 for everything: what stands among TRL's reward functions where the written teacher alone is learned from."""
+    return [0.0] * len(prompts)
+
+
 def representation_alignment(prompts: list, **kwargs: Any) -> list[None]:
     """Column of R_rep among TRL's reward functions; the trainer fills it in once references are known."""
     return [None] * len(prompts)
@@ -88,10 +93,12 @@ def rewards_and_weights(reward_funcs: Any, config: Any) -> tuple[list[Any], list
         SettingError: there is none, weights do not match, or none is called `reference_reward` where it is needed.
     """
     funcs = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs] if reward_funcs else []
-    if not funcs:
+    if not funcs and not config.distillation_weight:
         raise SettingError(
-            "No reward_funcs were given, so nothing can be learned. Give [accuracy_reward, format_reward]."
+            "No reward_funcs were given, so nothing can be learned. Give [accuracy_reward, format_reward], or learn "
+            "from the written twin alone: distillation_weight=1."
         )
+    funcs = funcs or [no_reward]
     names = [getattr(func, "__name__", type(func).__name__) for func in funcs]
     weights = config.reward_weights
     if weights is None:
@@ -101,14 +108,15 @@ def rewards_and_weights(reward_funcs: Any, config: Any) -> tuple[list[Any], list
             f"reward_weights has {len(weights)} values for {len(funcs)} reward functions. Give one weight for each; "
             "the alignment rewards have representation_weight and behavior_weight."
         )
-    if not config.aligned:
-        return funcs, [*weights]
-    if config.reference_reward not in names:
+    gated = config.distillation_weight and config.distillation_gate == "correct"
+    if (config.aligned or gated) and config.reference_reward not in names:
         raise SettingError(
             f"reference_reward={config.reference_reward!r} is none of the reward functions ({', '.join(names)}), so "
             "no written completion could be known to be correct. Name one of them, or set representation_weight and "
-            "behavior_weight to 0."
+            "behavior_weight to 0 and distillation_gate to another than 'correct'."
         )
+    if not config.aligned:
+        return funcs, [*weights]
     columns = (
         (representation_alignment, config.representation_weight),
         (behavior_alignment, config.behavior_weight),

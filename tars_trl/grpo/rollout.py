@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.prompts import Modalities, question_key, spoken_prompt, written_prompt
+from ..data.prompts import Modalities, Modality, question_key, spoken_prompt, written_prompt
 from ..models import Prompt, SpeechLLM
 from ..models.hooks import StatePooler
 from ..models.prompting import twin_prompt
@@ -25,6 +25,10 @@ class Rollout:
     """As logs and reward functions see them: the data set's columns without audio, `prompt`, `modality` and `key`."""
     prompts: list[Prompt]
     """What the model gets; rows of the same twin share one object."""
+    written: list[Prompt] = field(default_factory=list)
+    """The written prompt of each row's question, for a teacher who reads it."""
+    rewards: Tensor | None = None
+    """(N over all processes, functions), once they are known."""
     clips: list[Any] = field(default_factory=list)
     """Audio embeddings of each row (None for a written one), or its features, where the audio side is trained."""
     pooler: StatePooler | None = None
@@ -41,6 +45,7 @@ class Rollout:
         modalities: Modalities,
         architecture: SpeechLLM,
         processor: Any,
+        written: bool = False,
         **template: Any,
     ) -> "Rollout":
         """Prompts of the rows as the sampler lays them out; each twin of a question is prepared once.
@@ -52,21 +57,25 @@ class Rollout:
             modalities: which twins there are.
             architecture: of the model.
             processor: of the model.
+            written: whether the written prompts of spoken rows are needed, too.
             template: arguments of the chat template.
         """
         rollout = cls([], [])
         twins: dict[tuple[int, str], Prompt] = {}
         for number, row in enumerate(inputs, first):
             modality = modality_of(number, group_size, modalities)
-            twin = (number // group_size, modality)
-            if twin not in twins:
-                twins[twin] = twin_prompt(architecture, processor, row, modality, **template)
+            needed: set[Modality] = {modality, "text"} if written else {modality}
+            for twin in needed:
+                if (number // group_size, twin) not in twins:
+                    twins[number // group_size, twin] = twin_prompt(architecture, processor, row, twin, **template)
             form = partial(spoken_prompt, transcript=True) if modality == "speech" else written_prompt
             columns = {name: value for name, value in row.items() if name != "audio"}
             rollout.rows.append(
                 {**columns, "prompt": form(row["prompt"]), "modality": modality, "key": question_key(row)}
             )
-            rollout.prompts.append(twins[twin])
+            rollout.prompts.append(twins[number // group_size, modality])
+            if written:
+                rollout.written.append(twins[number // group_size, "text"])
         return rollout
 
     @property

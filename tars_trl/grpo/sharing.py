@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.hooks import attached, without_dropout
+from ..models.hooks import attached, last_states, without_dropout
 from ..models.prompting import base_of, heard
 from ..models.shared_prefix import PackedStatePooler, attach, first_with_same_prompt, longest_row, packed_logps, saving
 from .rollout import Rollout
@@ -36,7 +36,7 @@ class PromptSharing:
         self.model = model
         self.accelerator = accelerator
         self.layers = layers
-        self.checked = False
+        self.checked: set[str] = set()  # whose rows were compared both ways: the rollout's, the teacher's
         self.on = wanted == "auto"
         if self.on:
             try:
@@ -48,7 +48,7 @@ class PromptSharing:
         self,
         plain: Callable[..., tuple],
         embeddings: Callable[[], Sequence[Tensor | None]],
-        rollout: Rollout,
+        rollout: Rollout | None,
         model: Any,
         input_ids: Tensor,
         attention_mask: Tensor,
@@ -56,6 +56,7 @@ class PromptSharing:
         batch_size: int | None = None,
         compute_entropy: bool = False,
         *args: Any,
+        kept: list[Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple:
         """Log-probs, entropies (or None) and None, as TRL's `_get_per_token_logps_and_entropies` returns them.
@@ -65,25 +66,34 @@ class PromptSharing:
         Args:
             plain: that method of TRL's.
             embeddings: makes the audio embeddings of the rows, None for a written one.
-            rollout: which takes the pooled states, where it waits for them.
+            rollout: which takes the pooled states, where it waits for them; None for the rows of a
+                teacher.
             model: the model to pass through, which need not be the one that is trained.
             input_ids: (N, P + T) and what follows, as the method takes it.
+            kept: gets the states (N, T, H) that predict the tokens.
         """
         base = base_of(self.accelerator.unwrap_model(model))
-        attention_mask = rollout.with_truncated(attention_mask, logits_to_keep)
+        if rollout is not None:
+            attention_mask = rollout.with_truncated(attention_mask, logits_to_keep)
         rows = input_ids, attention_mask, logits_to_keep
 
         def repeated(clips: Sequence[Tensor | None], pooler: Any = None, at_once: int | None = batch_size) -> tuple:
-            with heard(base, clips), attached(pooler, base.get_input_embeddings()):
-                return plain(model, *rows, at_once, compute_entropy, *args, **kwargs)
+            states: list[Tensor] | None = None if kept is None else []
+            with heard(base, clips), attached(pooler, base.get_input_embeddings()), last_states(base, states):
+                result = plain(model, *rows, at_once, compute_entropy, *args, **kwargs)
+            if kept is not None and states:
+                kept[:] = [torch.cat([part[:, -logits_to_keep - 1 : -1] for part in states])]
+            return result
 
         def shared(clips: Sequence[Tensor | None], pooler: Any = None, firsts: Sequence[int] | None = None) -> tuple:
             with self.accelerator.autocast(), attached(pooler, base.get_input_embeddings()):
-                return *packed_logps(model, *rows, clips, batch_size, compute_entropy, pooler, firsts), None
+                return *packed_logps(model, *rows, clips, batch_size, compute_entropy, pooler, firsts, kept), None
 
         limit = longest_row(base)
         possible = self.on and (limit is None or int(attention_mask.sum(1).max()) <= limit)
-        if self.on and not self.checked:
+        reader = "policy" if rollout is not None else "teacher"
+        if self.on and reader not in self.checked:
+            self.checked.add(reader)
             with torch.no_grad(), without_dropout(self.model):
                 clips = embeddings()
                 # Row by row, or the check would need more memory than all that follows it.
@@ -94,7 +104,7 @@ class PromptSharing:
             firsts = first_with_same_prompt(*rows, clips)
             if saving(*rows, firsts) >= LEAST_SAVING:
                 score = partial(shared, firsts=firsts)
-        if rollout.lengths is not None:
+        if rollout is not None and rollout.lengths is not None:
             pooler = rollout.pool_scored(self.layers, attention_mask, logits_to_keep)
             if score is not repeated:
                 pooler = rollout.pooler = PackedStatePooler(self.layers, len(input_ids))
@@ -102,7 +112,6 @@ class PromptSharing:
 
     def _check(self, plain: Tensor, shared: Tensor, counted: Tensor) -> None:
         """Switch off, on all processes, unless both forms give one result."""
-        self.checked = True
         apart = (plain.float() - shared.float()).abs().nan_to_num(nan=torch.inf)[counted]
         worst = apart.mean() if len(apart) else torch.zeros((), device=counted.device)
         worst = self.accelerator.gather(worst.reshape(1)).max().item()

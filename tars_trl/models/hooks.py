@@ -157,6 +157,26 @@ def last_logits_only(model: Any) -> Iterator[None]:
         handle.remove()
 
 
+@contextmanager
+def last_states(model: Any, kept: list[Tensor] | None) -> Iterator[None]:
+    """While the block runs, the states that a model's body hands to its head are added to `kept`, pass by pass.
+
+    Args:
+        model: with a head.
+        kept: gets (rows, tokens, H) of each pass, with their gradient; None: nothing is kept.
+    """
+    if kept is None:
+        yield
+        return
+    handle = model.base_model.register_forward_hook(
+        lambda _module, _args, output: kept.append(output.last_hidden_state)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 class StatePooler:
     """Mean of the hidden states over a completion's tokens, for each decoder layer, taken while the layers run.
 

@@ -28,7 +28,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .hooks import StatePooler
+from .hooks import StatePooler, last_states
 from .prompting import base_of, heard
 
 ATTENTION = "sdpa_shared_prefix"
@@ -296,6 +296,7 @@ def packed_logps(
     compute_entropy: bool = False,
     pooler: PackedStatePooler | None = None,
     firsts: Sequence[int] | None = None,
+    kept: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs of completions as `GRPOTrainer._get_per_token_logps_and_entropies` computes them, prompts shared.
 
@@ -311,6 +312,7 @@ def packed_logps(
         compute_entropy: whether to return entropies.
         pooler: attached, of N rows.
         firsts: of `first_with_same_prompt`, where it is known.
+        kept: gets the states (N, T, H) that predict completion tokens.
 
     Returns:
         log-probs (N, T) and entropies (N, T) or None, 0 where `attention_mask` is.
@@ -324,6 +326,7 @@ def packed_logps(
     order = sorted(range(len(firsts)), key=firsts.__getitem__)
     size = batch_size or len(order)
     logps, entropies = [], []
+    states: list[Tensor] | None = None if kept is None else []
     for chosen in (order[start : start + size] for start in range(0, len(order), size)):
         rows = torch.tensor(chosen, device=input_ids.device)
         packed = pack(
@@ -342,16 +345,21 @@ def packed_logps(
         if pooler is not None:
             pooler.owners = torch.where(packed.owners < 0, -1, rows[packed.owners])
         with heard(base, [packed.clip]):
-            outputs = packed_outputs(model, packed)
+            outputs = packed_outputs(model, packed, states)
         logps.append(outputs.log_probs)
         entropies.append(outputs.entropy)
     back = torch.tensor(order, device=input_ids.device).argsort()
+    if kept is not None and states:
+        kept[:] = [torch.cat(states)[back]]
     return torch.cat(logps)[back], torch.cat(entropies)[back] if compute_entropy else None
 
 
-def packed_outputs(model: Any, packed: PackedRow) -> Any:
-    """What the fused head returns for a packed row: `log_probs` and `entropy`, (N, T). Places no audio."""
-    with _head_on(_base(model), packed.predicting):
+def packed_outputs(model: Any, packed: PackedRow, kept: list[Tensor] | None = None) -> Any:
+    """What the fused head returns for a packed row: `log_probs` and `entropy`, (N, T). Places no audio.
+
+    `kept` gets the states (N, T, H) that it makes them of.
+    """
+    with _head_on(_base(model), packed.predicting), last_states(_base(model), kept):
         return model(
             input_ids=packed.input_ids,
             # Prepared, in transformers' eyes: without it, a restart of positions would cut completions from their

@@ -267,6 +267,7 @@ def _curves(run: LoggedRun) -> list[tuple[str, str]]:
     for plot, caption in (
         (plots.plot_gap, "Accuracy and gap over training"),
         (plots.plot_rewards, "Reward terms by modality"),
+        (plots.plot_shares, "What each reward contributes to the advantages, and the distance to the written teacher"),
         (plots.plot_health, "Signal, references, truncation and lengths"),
         (plots.plot_loss, "Loss over training"),
     ):

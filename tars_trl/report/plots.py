@@ -130,6 +130,23 @@ def plot_rewards(run: LoggedRun, smooth: int = 10) -> "Figure":
 
 
 @_styled
+def plot_shares(run: LoggedRun, smooth: int = 10) -> "Figure":
+    """What each reward contributes to the advantages (shares of their variance), and the distance to the teacher.
+
+    A reward that hardly differs within a group moves nothing, however large it is. Shares of a modality add up to 1.
+    """
+    columns = [name for name in metrics_frame(run) if "/advantage_share/" in name]
+    rewards = dict.fromkeys(name.rpartition("/")[2] for name in columns)
+    panels = [
+        (f"Share of {name}", "of the variance", _both(f"advantage_share/{name}"), None) for name in rewards
+    ]  # fmt: skip
+    distance = {"speech": "distillation/kl", "text": "distillation/text_kl"}
+    return _panels(
+        run, smooth, "TARSGRPOTrainer", [*panels, ("Distance to the teacher", "nats a token", distance, None)]
+    )
+
+
+@_styled
 def plot_health(run: LoggedRun, smooth: int = 10) -> "Figure":
     """What tells whether a run can learn: groups without signal or reference, truncation, lengths; per modality."""
     return _panels(run, smooth, "TARSGRPOTrainer", panels=[

@@ -27,6 +27,7 @@ from tars_trl.data import (
 from tars_trl.data.audio import load_audio
 from tars_trl.data.questions import draw_numbers, load_questions
 from tars_trl.errors import QuestionError, SettingError
+from tests.conftest import questions
 
 OPTIONS = ["red", "green", "blue", "grey"]
 SPOKEN = "What colour is grass?\n\nOption A: red\nOption B: green\nOption C: blue\nOption D: grey"
@@ -704,3 +705,41 @@ class TestCheck:
         with pytest.raises(QuestionError, match="(?s)23 fields of 23 rows.*and 3 more") as refused:
             check_rows(rows)
         assert "'q19'" in str(refused.value) and "'q20'" not in str(refused.value)
+
+
+# ---- Clips and transcripts -----------------------------------------------------------------------------------------
+
+
+def unlabelled(tmp_path, **columns):
+    rows = questions(2).select_columns(["audio"])
+    for name, values in columns.items():
+        rows = rows.add_column(name, values)
+    path = tmp_path / "train.parquet"
+    rows.to_parquet(path)
+    return path
+
+
+def test_clips_and_transcripts_are_enough(tmp_path):
+    """No options, no answers, no system prompt; and what a data set has of labels does not come along."""
+    path = unlabelled(tmp_path, transcript=["Tell me a joke.", "Good night."], answer=["Knock", "Sleep well"])
+    rows = load_questions(path, labelled=False)
+    assert rows.column_names == ["audio", "transcript", "key", "prompt"]
+    assert rows["prompt"][0] == [{"role": "user", "content": "Tell me a joke."}]
+    assert rows["key"][:] == ["train-000000", "train-000001"]
+    told = load_questions(path, labelled=False, system_prompt="Be short.", column_map={"answer": "id"})
+    assert told["prompt"][1][0] == {"role": "system", "content": "Be short."} and told["key"][1] == "Sleep well"
+
+
+def test_questions_without_their_answers(questions_folder):
+    rows = load_questions(questions_folder, "test", labelled=False)
+    assert not {"question", "options", "answer_index"} & set(rows.column_names)
+    assert rows["prompt"][:] == load_questions(questions_folder, "test")["prompt"][:]
+    replaced = load_questions(questions_folder, "test", labelled=False, system_prompt="Be short.")["prompt"][0]
+    assert replaced[0]["content"][0]["text"] == "Be short."
+
+
+def test_transcripts_that_say_nothing_are_refused(tmp_path):
+    with pytest.raises(QuestionError, match="train-000001.*text"):
+        load_questions(unlabelled(tmp_path, text=["Hello.", " "]), labelled=False)
+    with pytest.raises(QuestionError, match="none holds what is said"):
+        load_questions(unlabelled(tmp_path, words=["a", "b"]), labelled=False)

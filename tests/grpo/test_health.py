@@ -54,6 +54,19 @@ def test_alignment_that_rises_while_accuracy_falls(caplog):
     assert not warnings(caplog, run(0.02, 0.02)) and not warnings(caplog, run(-0.04, 0.0))
 
 
+def test_a_teacher_who_is_left(caplog):
+    """Told where the divergence rises while accuracy falls; and with a teacher equal rewards are no want of signal."""
+
+    def run(accuracy_slope, divergence_slope):
+        moving = {"speech/accuracy": accuracy_slope, "distillation/kl": divergence_slope}
+        return [WELL | {name: 0.6 + slope * step for name, slope in moving.items()} for step in range(10)]
+
+    (told,) = warnings(caplog, run(-0.04, 0.02))
+    assert "leaving the teacher" in told
+    assert not warnings(caplog, run(0.02, 0.02)) and not warnings(caplog, run(-0.04, -0.02))
+    assert not warnings(caplog, [WELL | {"frac_reward_zero_std": 1.0, "distillation/kl": 0.1}] * 30)
+
+
 def test_health_and_other_logs_are_silent(caplog):
     assert not warnings(caplog, [WELL] * 30)
     assert not warnings(caplog, [{"train_runtime": 1.0}, None] * 20)

@@ -63,6 +63,15 @@ def test_names_are_those_of_the_whole_checkpoint(tiny):
     assert head == "thinker.lm_head.weight"  # tied in the tiny model, not in 7B
 
 
+def test_a_teacher_reads_what_vllm_sampled(make):
+    trainer = make(max_steps=1, distillation_weight=1.0)
+    trainer.train()
+    assert trainer._rollout.pooler is not None and "distillation/kl" in trainer.state.log_history[0]
+    output = rollout(trainer)
+    said, spoken = output["teacher_logps"], output["spoken"]
+    assert (said[spoken] < 0).any() and not said[~spoken].any()
+
+
 def test_importance_ratio_is_per_token_and_truncated(make, engine):
     """No real engine lies about its log-probs. Of one that makes them e times too small each ratio would be e: is 2."""
     trainer = make(vllm_parity_tolerance=0.0)

@@ -86,6 +86,8 @@ def main() -> None:
         bf16=False,
         lora_r=8 if freeze == "true" else 0,
         lora_dropout=0.0,
+        distillation_weight=0.5,
+        teacher_model_kind="base" if freeze == "true" else "live",
         mask_truncated_completions=False,
         freeze_audio=freeze == "true",
         shared_prefix=share,

@@ -1,5 +1,6 @@
 """Recipes as a user meets them: every YAML parses strictly, and the launch line trains on files alone."""
 
+import json
 import os
 import runpy
 import subprocess
@@ -12,8 +13,9 @@ from peft import PeftModel
 from run_demo import LAUNCH
 from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
-from tars_trl import TARSGRPOConfig
+from tars_trl import TARSGRPOConfig, write_report
 from tars_trl.commands.train import TrainingSettings
+from tars_trl.errors import SettingError
 from tars_trl.grpo.behavior import BehaviorEncoder
 from tars_trl.settings import parse
 from tests.conftest import ROOT, check_header, questions
@@ -119,6 +121,31 @@ def test_an_embedding_model_is_looked_up_first(monkeypatch):
         with pytest.raises(OSError):
             BehaviorEncoder(name, "cpu")
     assert asked == ["some/model", "sentence-transformers/all-MiniLM-L6-v2"]
+
+
+def test_distillation_needs_clips_and_transcripts_alone(tiny, tmp_path, monkeypatch):
+    """The recipe, in this process, on a folder of clips and texts under names of their own."""
+    import distill
+
+    model, processor = tiny
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    rows = questions(4).select_columns(["audio"]).add_column("said", [f"Say {'so ' * n}it." for n in range(4)])
+    rows.to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    command = ["distill.py", "--config", str(ROOT / "recipes/qwen2_5_omni/arms/demo/distill.yaml"),
+               "--model", str(tmp_path / "model"), "--dataset", str(tmp_path / "data"),
+               "--column_map", "said=transcript",
+               "--output_dir", str(tmp_path / "out"), "--max_steps", "2", "--per_device_train_batch_size", "8",
+               "--max_completion_length", "8", "--bf16", "false", "--logging_steps", "1", "--report_to", "none",
+               "--mask_truncated_completions", "false", "--use_cpu", "true"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", command)
+    distill.main()
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["log_history"][0]["distillation/kl"] != 0 and (tmp_path / "out" / "adapter_config.json").is_file()
+    assert "the distance to the written teacher" in write_report(tmp_path / "out").read_text()
+    monkeypatch.setattr(sys, "argv", [*command, "--column_map", "said"])
+    with pytest.raises(SettingError, match="theirs=ours"):
+        distill.main()
 
 
 def test_import_is_light():

@@ -94,6 +94,19 @@ def test_a_baseline_on_one_modality_is_drawn(tmp_path):
     ]  # fmt: skip
 
 
+def test_shares_have_a_panel_for_each_reward(tmp_path):
+    shares = {"speech/advantage_share/accuracy_reward": 0.75, "speech/advantage_share/distillation": 0.25}
+    logged = run(tmp_path, **shares, **{"text/advantage_share/accuracy_reward": 1.0, "distillation/kl": 0.4})
+    figure = plots.plot_shares(logged)
+    names = ["Share of accuracy_reward", "Share of distillation", "Distance to the teacher"]
+    assert titles(figure) == names
+    for axes, modality, expected in zip(figure.axes, ("text", "speech", "speech"), (1.0, 0.25, 0.4), strict=True):
+        (line,) = lines(axes, plots.COLORS[modality])
+        assert line.get_ydata()[-1] == pytest.approx(expected)
+    with pytest.raises(plots.NotLoggedError):
+        plots.plot_shares(run(tmp_path))
+
+
 def test_rewards_and_health_have_a_panel_for_each_logged_term(tmp_path):
     figure = plots.plot_rewards(run(tmp_path))
     assert [title.split(":")[0] for title in titles(figure)] == ["Reward (weighted sum)", "R_acc", "R_rep"]
