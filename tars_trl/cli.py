@@ -17,17 +17,20 @@ COMMANDS = {
         "train": ("commands.train", "GRPO with spoken and written twins and alignment rewards (TARS)"),
         "sft": ("commands.sft", "supervised baseline on spoken questions"),
         "dpo": ("commands.dpo", "preference baseline on spoken questions"),
+        "distill": ("commands.distill", "from clips and transcripts alone, without labels (experimental)"),
         "compare": ("commands.compare", "train several arms over seeds, measure each, one table"),
     },
     "Questions": {
         "build-dataset": ("commands.build_dataset", "written questions to spoken ones"),
         "check-recordings": ("commands.check_recordings", "do your clips say question and options?"),
+        "add-noise": ("commands.add_noise", "spoken questions in babble or noise, at a stated level"),
         "score-questions": ("commands.score_questions", "pass@k of a model on each question: what to train on"),
         "build-preferences": ("commands.build_preferences", "pairs and examples for dpo and sft"),
     },
     "Measure": {
         "evaluate": ("commands.evaluate", "accuracy, gap and recovery, with intervals"),
         "analyze-drift": ("commands.analyze_drift", "where speech and text part, layer by layer"),
+        "study": ("commands.study", "every table of a study, from compare's answers"),
         "report": ("commands.report", "a run as one HTML file"),
     },
     "Use": {

@@ -4,9 +4,9 @@
     tars-trl compare --config compare.yaml --dry_run true    # commands only
 
 An arm is a YAML file whose name begins with its method: `sft` trains sft.yaml and sft_low.yaml, `dpo` dpo*.yaml,
-`train` grpo*.yaml and tars*.yaml; `evaluate` measures each. In OUT there is a folder for each run (`grpo_rep-seed1`)
-and, rewritten after every run, table.md, table.csv and table.png. The same command again repeats nothing that is
-finished.
+`distill` distill*.yaml, `train` grpo*.yaml and tars*.yaml; `evaluate` measures each. In OUT there is a folder for each
+run (`grpo_rep-seed1`) and, rewritten after every run, table.md, table.csv, table.png and results.json (every answer,
+for `study`). The same command again repeats nothing that is finished.
 """
 
 import shlex
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..comparison.arms import ComparisonSettings, measure, plan_runs, train, write_table
+from ..comparison.arms import ComparisonSettings, collect, measure, plan_runs, train, write_table
+from ..comparison.study import Study
 from ..comparison.table import BASE, read_measured
 from ..report.plots import check_matplotlib
 from ..settings import parse, run
@@ -29,12 +30,15 @@ def main(args: list[str] | None = None) -> None:
         return
     check_matplotlib()  # the table's figure is drawn after hours of training
     base = measure(Path(settings.output_dir) / BASE, runs[0].arm, settings)
-    measured = {BASE: [read_measured(base)]}
+    measured, study = {BASE: [read_measured(base)]}, Study()
+    collect(study, None, None, settings, runs[0].arm)
     for planned in tqdm(runs, "runs"):
         seconds = train(planned, settings)
-        results = measure(planned.folder, planned.arm, settings)
-        measured.setdefault(planned.arm.stem, []).append(read_measured(results, seconds))
+        results = measure(planned.folder, planned.arm, settings, model=planned.model)
+        measured.setdefault(planned.name, []).append(read_measured(results, seconds))
+        collect(study, planned, seconds, settings, planned.arm)
         text = write_table(measured, settings)
+        study.write(Path(settings.output_dir) / "results.json")
     print(text)
 
 

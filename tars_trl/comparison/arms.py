@@ -14,18 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 from ..errors import SettingError
 from ..evaluation.run import find_evaluation
 from ..evaluation.settings import EvaluationSettings
 from ..grpo.resuming import last_checkpoint
-from ..models.loading import identity
+from ..models.loading import identity, load_model, load_processor
 from ..record import command_line
 from ..settings import Settings, read_settings, setting
+from .study import Study, read_answers, read_training
 from .table import BASE, Measured, make_rows, markdown, plot_arms, write_csv
 
-METHODS = {"sft": "sft", "dpo": "dpo", "grpo": "train", "tars": "train"}
+METHODS = {"sft": "sft", "dpo": "dpo", "distill": "distill", "grpo": "train", "tars": "train"}
 """Training command by the first word of an arm's file name, such as dpo of dpo_margin.yaml."""
 
 
@@ -38,6 +40,21 @@ class ComparisonSettings(Settings):
     output_dir: str = setting("runs/compare", "Folder of the runs and of the table.")
     task: str | None = setting(
         None, "Held-out questions: one task as `evaluate` takes it, such as NAME=PATH.", required=True
+    )
+    split: str | None = setting(None, "Split of them. None: test, or the only one.")
+    domain: str | None = setting(None, "Column of them by which results.json can be taken apart, such as voice.")
+    carried: list[str] = setting([], "Further such tasks, which the base and the end of each run are asked alone.")
+    checkpoints: list[int] = setting(
+        [], "Steps at which each run is measured, too; `overrides` has to save there (--save_steps).", least=1
+    )
+    variants: list[str] = setting(
+        [],
+        "Settings to try of an arm, as `ARM: --learning_rate 1e-3`: each becomes a run of its own, ARM.1, ARM.2, …, "
+        "but a single one keeps the arm's name. Arms that are not named run once, as their file says.",
+    )
+    after: list[str] = setting(
+        [],
+        "Arms that start where another one of the list, with the same seed, ended: `ARM: OTHER`, which comes first.",
     )
     limit: float | None = setting(
         None, "Ask this many of them only, the same ones of every run; a number below 1 is a share of them.", above=0
@@ -54,9 +71,20 @@ class Run:
     """One arm with one seed."""
 
     arm: Path
+    name: str
+    """In tables and folders: the arm's, with the number of its variant if it has any."""
     seed: int
     folder: Path
     command: list[str]
+    variant: str
+    """Settings that are tried, beside the arm's file and the comparison's `overrides`; empty where none are."""
+    after: Path | None = None
+    """Folder of the run where this one starts."""
+
+    @property
+    def model(self) -> str:
+        """What is trained: that of the arm's file, or another run's end, merged."""
+        return str(read_settings(self.arm)["model"]) if self.after is None else str(self.folder / "start")
 
 
 def plan_runs(settings: ComparisonSettings) -> list[Run]:
@@ -84,14 +112,40 @@ def plan_runs(settings: ComparisonSettings) -> list[Run]:
         data = str(read_settings(arm).get("dataset", ""))
         if len(Path(data).parts) > 2 and not Path(data).exists() and not settings.dry_run:
             raise SettingError(f"{arm}: its data set {data} does not exist. Build it with build-preferences.")
+    variants, starts = (_pairs(name, getattr(settings, name), arms) for name in ("variants", "after"))
     runs = []
     for seed in settings.seeds:
         for arm in arms:
-            folder = Path(settings.output_dir) / f"{arm.stem}-seed{seed}"
-            command = [*shlex.split(settings.launch), *module_words(METHODS[methods[arm]]), "--config", str(arm)]
-            command += ["--seed", str(seed), "--output_dir", str(folder), "--resume_from_checkpoint", "last"]
-            runs.append(Run(arm, seed, folder, [*command, *shlex.split(settings.overrides)]))
+            tried = variants.get(arm.stem, [""])
+            for number, variant in enumerate(tried, 1):
+                name = f"{arm.stem}.{number}" if len(tried) > 1 else arm.stem
+                folder = Path(settings.output_dir) / f"{name}-seed{seed}"
+                start = starts.get(arm.stem)
+                before = Path(settings.output_dir) / f"{start[0]}-seed{seed}" if start else None
+                command = [*shlex.split(settings.launch), *module_words(METHODS[methods[arm]]), "--config", str(arm)]
+                command += ["--seed", str(seed), "--output_dir", str(folder), "--resume_from_checkpoint", "last"]
+                command += shlex.split(f"{settings.overrides} {variant}")
+                command += ["--model", str(folder / "start")] if start else []
+                runs.append(Run(arm, name, seed, folder, command, variant, before))
     return runs
+
+
+def _pairs(setting_name: str, entries: list[str], arms: list[Path]) -> dict[str, list[str]]:
+    """`ARM: WORDS` entries by arm.
+
+    Raises:
+        SettingError: an entry of another form, or of an arm that is not in the list.
+    """
+    by_arm: dict[str, list[str]] = {}
+    for entry in entries:
+        arm, colon, words = (part.strip() for part in entry.partition(":"))
+        if not colon or not words or arm not in {path.stem for path in arms}:
+            raise SettingError(
+                f"{setting_name}: {entry!r} does not name an arm of the list and, behind a colon, what belongs to it. "
+                f"Arms are {', '.join(path.stem for path in arms)}."
+            )
+        by_arm.setdefault(arm, []).append(words)
+    return by_arm
 
 
 def module_words(command: str) -> list[str]:
@@ -116,7 +170,7 @@ def train(run: Run, settings: ComparisonSettings) -> float | None:
     own = read_settings(run.arm)
     made_with = {
         "settings": own,
-        "overrides": settings.overrides,
+        "overrides": f"{settings.overrides} {run.variant}".strip(),
         "seed": run.seed,
         "model": identity(str(own["model"]), own.get("model_revision")),
         "data": _data_digest(str(own.get("dataset", ""))),
@@ -131,6 +185,8 @@ def train(run: Run, settings: ComparisonSettings) -> float | None:
         )
     if not state.is_file():
         run.folder.mkdir(parents=True, exist_ok=True)
+        if run.after is not None and not (run.folder / "start" / "config.json").is_file():
+            _merge(run.after, run.folder / "start", read_settings(run.arm))
         resumed = resumed or last_checkpoint(str(run.folder)) is not None
         record.write_text(json.dumps({**made_with, "resumed": resumed}, indent=2) + "\n")
         launch(run.command)
@@ -140,29 +196,57 @@ def train(run: Run, settings: ComparisonSettings) -> float | None:
     return next(float(entry["train_runtime"]) for entry in reversed(history) if "train_runtime" in entry)
 
 
-def measure(folder: Path, arm: Path, settings: ComparisonSettings) -> Path:
+def _merge(run: Path, folder: Path, own: dict[str, Any]) -> None:
+    """The model that a run left, whole, for another run to start from."""
+    model = load_model(
+        str(own["model"]), dtype=own.get("dtype"), full_precision=True, revision=own.get("model_revision")
+    )
+    PeftModel.from_pretrained(model, run).merge_and_unload().save_pretrained(folder)
+    load_processor(str(own["model"]), str(run)).save_pretrained(folder)
+
+
+def measure(
+    folder: Path,
+    arm: Path,
+    settings: ComparisonSettings,
+    task: str | None = None,
+    step: int | None = None,
+    model: str | None = None,
+) -> Path:
     """Evaluate the run in `folder`, or in a folder called `BASE` the untrained model that `arm` names, if need be.
+
+    Args:
+        folder: of the run.
+        arm: its file.
+        settings: of the comparison.
+        task: another than the comparison's.
+        step: of a checkpoint; None for the end.
+        model: that was trained, where it is another than the arm's.
 
     Returns:
         the results file of exactly these weights, questions and settings.
     """
     own = read_settings(arm)
-    is_trained, is_adapter = folder.name != BASE, (folder / ADAPTER_CONFIG_NAME).is_file()
+    weights = folder if step is None else folder / f"checkpoint-{step}"
+    is_trained, is_adapter = folder.name != BASE, (weights / ADAPTER_CONFIG_NAME).is_file()
     asked: dict[str, Any] = {
-        "model": str(folder) if is_trained and not is_adapter else str(own["model"]),
-        "adapter": str(folder) if is_adapter else None,
+        "model": str(weights) if is_trained and not is_adapter else model or str(own["model"]),
+        "adapter": str(weights) if is_adapter else None,
         "model_revision": own.get("model_revision") if is_adapter or not is_trained else None,
-        "tasks": settings.task,
+        "tasks": task or settings.task,
+        "split": settings.split,
+        "domain": settings.domain,
         "limit": settings.limit,
         "batch_size": settings.batch_size,
         "max_completion_length": settings.max_completion_length,
         "log_samples": True,
-        "output_dir": str(folder / "evaluation"),
+        "output_dir": str(folder / "evaluation" / ("" if step is None else f"step-{step}")),
     }
+    asked = {name: value for name, value in asked.items() if value is not None}
     evaluation = EvaluationSettings(**asked)
     results = find_evaluation(evaluation)
     if results is None:
-        words = [word for name, value in asked.items() if value is not None for word in (f"--{name}", str(value))]
+        words = [word for name, value in asked.items() for word in (f"--{name}", str(value))]
         launch([*shlex.split(settings.launch), *module_words("evaluate"), *words])
         results = find_evaluation(evaluation)
     assert results is not None, f"{folder}: the evaluation that just ended left no results file of its own."
@@ -194,3 +278,21 @@ def write_table(measured: dict[str, list[Measured]], settings: ComparisonSetting
     write_csv(rows, folder / "table.csv")
     plot_arms(rows, measured).savefig(folder / "table.png")
     return text
+
+
+def collect(study: Study, run: Run | None, seconds: float | None, settings: ComparisonSettings, arm: Path) -> None:
+    """Measure a run (None: the untrained model) on every task, at its checkpoints and its end, into a study."""
+    folder = Path(settings.output_dir) / BASE if run is None else run.folder
+    name, seed, model = (BASE, 0, None) if run is None else (run.name, run.seed, run.model)
+    places: list[tuple[str | None, int | None]] = [(None, step) for step in settings.checkpoints if run is not None]
+    places += [(None, None), *((task, None) for task in settings.carried)]
+    end = 0
+    if run is not None:
+        training = read_training(run.folder, name, seed, run.variant, seconds)
+        study.training.append(training)
+        end = training.steps
+    for task, step in places:
+        if step is not None and step >= end:
+            continue  # the end itself, or beyond
+        results = measure(folder, arm, settings, task, step, model)
+        study.answers.append(read_answers(results, name, seed, end if step is None else step))

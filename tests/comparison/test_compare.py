@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tars_trl import TARSGRPOConfig
 from tars_trl.commands.evaluate import main as evaluate_main
 from tars_trl.commands.train import TrainingSettings
 from tars_trl.comparison.arms import METHODS, ComparisonSettings, plan_runs
+from tars_trl.comparison.study import Study
 from tars_trl.comparison.table import BASE, Measured, make_rows, markdown, mean_interval, plot_arms, write_csv
 from tars_trl.errors import SettingError
 from tars_trl.evaluation.metrics import wilson_interval
@@ -237,6 +239,12 @@ def test_interrupted_comparison_continues(parts, trained):
     main(arguments)
     everything = [f"{done} {name}-seed0" for name in ("sft", "dpo", "grpo") for done in ("trained", "evaluated")]
     assert trained == [f"evaluated {BASE}", *everything]
+    study = Study.read(out / "results.json")
+    assert [(row.arm, row.seed, row.step, row.task) for row in study.answers] == [
+        (BASE, 0, 0, "questions"), *((arm, 0, 1, "questions") for arm in ("sft", "dpo", "grpo"))
+    ]  # fmt: skip
+    assert all(len(row.speech) == len(row.text) == 2 for row in study.answers)
+    assert [row.seconds for row in study.training] == [90.0] * 3
     expected = (out / "table.csv").read_text()
     assert len(expected.splitlines()) == 5  # header, base and three arms
     said = [read_samples(out / name / "evaluation")["questions_text"] for name in (BASE, "sft-seed0", "dpo-seed0")]
@@ -315,6 +323,49 @@ def test_what_cannot_be_compared_is_refused(parts):
     arm.write_text("dataset: runs/not/there\n")
     with pytest.raises(ValueError, match=r"Build it with build-preferences"):
         plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm)]))
+
+
+def test_variants_checkpoints_and_what_carries_over(parts, trained, monkeypatch):
+    """Each variant is a run; checkpoints are measured by their own weights, further tasks at the end alone."""
+    folder, arguments = parts
+    given = ["--arms", str(folder / "sft.yaml"), "--output_dir", str(folder / "out"), *arguments[6:], "--limit", "2"]
+    more = ["--variants", "sft: --learning_rate 1e-3", "sft: --learning_rate 1e-4", "--checkpoints", "1", "3"]
+    finish = arms.launch
+
+    def with_checkpoint(command):
+        finish(command)
+        if command[3] != "tars_trl.commands.evaluate":
+            run = Path(command[command.index("--output_dir") + 1])
+            shutil.copytree(run, run / "checkpoint-1")
+            state = {"log_history": [{"step": 3, "train_runtime": 9.0, "speech/advantage_share/accuracy_reward": 0.5}]}
+            (run / "trainer_state.json").write_text(json.dumps(state))
+
+    monkeypatch.setattr(arms, "launch", with_checkpoint)
+    main([*given, *more, "--carried", f"other={folder / 'questions'}"])
+    study = Study.read(folder / "out" / "results.json")
+    assert [(row.arm, row.step, row.task) for row in study.answers] == [
+        (BASE, 0, "questions"), (BASE, 0, "other"),
+        *((arm, *at) for arm in ("sft.1", "sft.2") for at in ((1, "questions"), (3, "questions"), (3, "other"))),
+    ]  # fmt: skip
+    assert [(row.variant, row.steps) for row in study.training] == [
+        ("--learning_rate 1e-3", 3), ("--learning_rate 1e-4", 3)
+    ]  # fmt: skip
+    assert study.training[0].means == {"speech/advantage_share/accuracy_reward": 0.5}
+    with pytest.raises(SettingError, match=r"variants: 'dpo: --x 1' does not name an arm"):
+        main([*given, "--variants", "dpo: --x 1"])
+
+
+def test_an_arm_that_starts_where_another_ended(parts, trained):
+    """Its model is the other's, merged; its own adapter is measured on that."""
+    folder, arguments = parts
+    later = yaml.safe_load((folder / "sft.yaml").read_text())
+    (folder / "sft_later.yaml").write_text(yaml.safe_dump(later))
+    names = [str(folder / "dpo.yaml"), str(folder / "sft_later.yaml")]
+    main(["--arms", *names, "--output_dir", str(folder / "out"), *arguments[6:], "--after", "sft_later: dpo"])
+    said = [read_samples(folder / "out" / name / "evaluation")["questions_text"] for name in (BASE, "dpo-seed0")]
+    said.append(read_samples(folder / "out" / "sft_later-seed0" / "evaluation")["questions_text"])
+    base, dpo, after = ([line["resps"] for line in lines] for lines in said)
+    assert after == dpo != base  # an SFT adapter of nothing, on what DPO has left
 
 
 @pytest.mark.slow

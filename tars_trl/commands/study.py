@@ -1,0 +1,52 @@
+"""Every table of a study, from the answers that compare has left. Nothing is run, nothing is read beside it.
+
+    tars-trl study runs/study/validation/results.json --choose true
+    tars-trl study runs/study/test/results.json --pairs "tars: grpo" "grpo_distill: tars"
+
+With `--choose` the best variant of each arm is printed, as entries of `variants` for the test; else spoken accuracy
+by step, speed and what carries over, what the advantages were made of, and the pairs, each with its interval.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..comparison.study import Study, choose, curve_table, outcome_table, pair_table, share_table
+from ..errors import SettingError
+from ..settings import Settings, parse, run, setting
+
+
+@dataclass
+class StudySettings(Settings):
+    """Which answers, and what is made of them."""
+
+    results: str | None = setting(None, "results.json of a comparison.", required=True, positional=True)
+    pairs: list[str] = setting([], "Arms to set against each other, as `FIRST: SECOND`.")
+    accuracy: float = setting(0.7, "Spoken accuracy to which steps and seconds are counted.", above=0, most=1)
+    choose: bool = setting(False, "Print the best variant of each arm instead.")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Read and print."""
+    (settings,) = parse(StudySettings, args=args, description=__doc__)
+    path = Path(str(settings.results))
+    if not path.is_file():
+        raise SettingError(f"{path}: there is no such file. Give the results.json that compare has left.")
+    study = Study.read(path)
+    if settings.choose:
+        print("\n".join(f'  - "{arm}: {best.variant}"' for arm, best in choose(study).items()))
+        return
+    pairs = []
+    for pair in settings.pairs:
+        first, _, second = (part.strip() for part in pair.partition(":"))
+        if not {first, second} <= set(study.arms):
+            raise SettingError(f"pairs: {pair!r} is no pair of arms. Write FIRST: SECOND, of {', '.join(study.arms)}.")
+        pairs.append((first, second))
+    print(f"## Spoken accuracy by step, %\n\n{curve_table(study)}")
+    print(f"## Speed, and what carries over\n\n{outcome_table(study, settings.accuracy)}")
+    print(f"## What spoken tokens learned from, % of the variance of their advantages\n\n{share_table(study)}")
+    if pairs:
+        print(f"## Arm against arm, points\n\n{pair_table(study, pairs)}")
+
+
+if __name__ == "__main__":
+    run(main)
