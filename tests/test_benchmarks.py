@@ -8,6 +8,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 from tests.conftest import ROOT
 
