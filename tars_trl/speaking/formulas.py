@@ -125,7 +125,7 @@ FORMULAS: list[tuple[Any, Any]] = [
     ("(?<=[\\d)\\]])\\s?\u2022\\s?(?=[\\d(])", " × "),
     (_BETWEEN_STATEMENTS.format("\u2022"), r"\1 and "),
     (_BETWEEN_STATEMENTS.format("\u00b7"), where(LOGIC, r"\1 and ", r"\1 times ")),
-    (r"(?<![\d.])\d(?:\.\d+)?\s?[xX×]\s?10(?!00?\b)\d\d?(?![\d.,])", LOST_EXPONENT),
+    (r"(?<![\d.])\d(?:\.\d+)?\s?[xX×]\s?10(?:(?!00?\b)\d\d?(?![\d.,])|[\u2212\u2013]\d)", LOST_EXPONENT),
     (rf"(?<![\w.]){_SIDE}\s?[xX×]\s?{_SIDE}(?:\s?[xX×]\s?{_SIDE})?(?=[\s-]?{_LENGTH}\b)", _say_sides),
     # The x of 2x (5x4) is a sign where the same text multiplies numbers with it, and else a variable.
     (r"(?<=\))\s?[xX]\s?(?=\()|(?<=\d)[xX]\s?(?=\(\d)", where(r"\d\s?[xX]\s?\d|\)\s?[xX]\s?\(", " times ")),
@@ -136,14 +136,53 @@ FORMULAS: list[tuple[Any, Any]] = [
     (r"(?<=\d)\s%\s(?=\d)", " mod "),
     (r"(?<=\b[A-Za-z])\s[x×]\s(?=\d)", " by "),
     (r"(\d)\s?in\.(?=\s*(?:$|[,;)]))", r"\1 inches"),
-    (r"\b([35])['\u2019](?=[\s)\]])(?!\s(?:tall|wide|high|long|deep|by))", r"\1 prime"),
+    (r"\b([35])['\u2019](?=[\s)\]-])(?!\s(?:tall|wide|high|long|deep|by))", r"\1 prime"),
     (r"(?<=\d)['\u2019](?=\s(?:tall|wide|high|long|deep|by)\b)", " feet"),
     (r"\bP\(([^()|]+)\|([^()|]+)\)", r"P(\1 given \2)"),
     (r"\|[^\s|](?:[^|\n]{0,12}[^\s|])?\|", _say_between_bars),
     (r"~(?=\s?(?:=|is\b|on\b))", refuse("formula", "is the name of a relation here")),
     (r"\b[01]{4}(?:\s[01]{4})+\b", lambda match: ", ".join(map(" ".join, match[0].split()))),  # 1001 0011
+    (r"(?<=[a-z]{2})\((e?s)\)", r"\1"),  # subtest(s)
+    (r"(\b[A-Z]_?\d+)\s[x×]\s(?=[A-Z]_?\d)", r"\1 cross "),
     ("\u03c7(?:2|\u00b2|\\^2)", "\u03c7 squared"),
     (r"(?<=\w)\[\d*:\d*\]", refuse("code", "is a slice")),
     (RATIO, say_ratio),
 ]  # fmt: skip
-CALLS: list[tuple[Any, Any]] = [*[(CALL, say_call)] * 3, (r" {2,}", " ")]  # from within: f(g(x))
+CALLS: list[tuple[Any, Any]] = [
+    *[(CALL, say_call)] * 3,  # from within: f(g(x))
+    (
+        r"(?<![A-Za-z])(?:sin|cos|tan)(?=\s?[\u00b2\u00b3^\u03b1-\u03c9]|\s\d*[xyzt]\b)",  # no moral one
+        lambda match: _FUNCTIONS[match[0]],
+    ),
+    (r" {2,}", " "),
+]
+
+_SMALL = "[\u00b2\u00b3\u00b9\u2070-\u2079]"
+_DOUBTFUL = [
+    r"\d\s?--\s?[\d(]|<[-=]+>|<\s?[-\u2013]\s?>",  # 5--3, A <-> B
+    rf"[d\u2202](?:{_SMALL}|\^\d)\w|{_SMALL}\s?√",  # d²y/dx², ³√8
+    rf"(?<![\w)\]}}|.%°′'\"\u207b]){_SMALL}+(?![\u207a\u207b])|(?:^|[\s(,])\^\{{?\d+\}}?[A-Z]",  # ¹⁴C
+    r"\^\s?[-\u2212]?(?:\d+[A-Za-z]|[A-Za-z]+\d|[A-Za-z]{2,}\b)",  # e^2x
+    r"\^\{?[-\u2212]?\w+\}?\s?\^",  # 2^3^2
+    r"(?<![\w/.-])\d+-\d+\s?/\s?\d",  # 2-1/2 inches
+    r"\d[eE][-+\u2212]?\d",  # 2.5e6
+    r"\d['\u2033]|(?:[0-246-9]|\d\d)\u2032|(?<![A-Za-z'])[A-Za-z]'(?![A-Za-z(])",  # 30' x 40', y'
+    r"(?<![A-Za-z])[A-Za-z]\)?(?:''|\u2033)",  # f''(x)
+    r'\A(?:[^"]*"[^"]*")*[^"]*\d"',  # a 6" pipe: the quotation mark closes no quotation
+    r"(?<![\w.])(?:\d+|[a-z])!|[\d)]!",  # n!
+    r"/\s?(?:mol|k?g|m|s)(?:\s?[·⋅*-]\s?|\s)(?:K|°?C|s)\b|(?<!\d )\bL atm\b",  # J/mol·K
+    r"\d\s?/\s?(?:L|s|h|K|m|g)\b",  # 10^9/L
+    r":\s?√|(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,]\d)|\d{16,}(?=[a-z])",  # 1:2:√3, 1 000 000
+    r"(?:[)\]]\d?|\d|\b[A-Z][a-z]?|\de)[-\u2212](?=[,.;:?!)]|\s|$)(?!\s?(?:and|or|to)\b)(?!\s[\d(]|\s\w\b)",  # Rh-
+    r"(?<![=+×(,<>≤≥])\s-(?=[A-Za-z][A-Za-z]\b|[A-Z]\b|(?:sin|cos|tan|log|exp|sqrt)\b)",  # is -RT
+    r"\blog_?\{?\d|[A-Z]#|(?<![a-z] \d )\|",
+    "[\u00c2\u00c3][\u0080-\u00bf]|&[a-z]|&[^\\s\\w]|(?<=[a-z])\\.\\d",  # what was typed or decoded wrongly
+    r"=\s?\d[\d.]*\u2013\d|\[\[|\],?\s?\[|\)[A-Za-z]\(",  # N=70–75, lists in lists
+    r"\d\s?N\s(?:[A-Z]|solution)",  # 3 N HCl: normal, no newtons
+    r"(?<![\w.])\d*[a-z]{1,2}[23](?=\s?[-+=\u2212])|[-+=\u2212]\s?\d*[a-z]{1,2}[23]\b",  # x2 + y2 = r2
+]
+DOUBTS: list[tuple[Any, Any]] = [("|".join(_DOUBTFUL), refuse("formula", "may be read in more than one way"))]
+PRODUCTS = (
+    r"\)\s?\((?=[\w\u2212-])|(?<![A-Za-z])[\da-z]\((?=[\w\u2212-])",  # (2)(3), x(x + 1), Article 5(3)
+    refuse("formula", "may be a product or a part"),
+)

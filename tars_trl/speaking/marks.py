@@ -29,7 +29,8 @@ _ASKED = (
 )
 _ARITHMETIC_BEFORE = re.compile(rf"(?:[{_OPERATORS}]|{_ASKED}){_TERMS}$", re.IGNORECASE)
 _ARITHMETIC_AFTER = re.compile(
-    rf"{_TERMS}(?:[{_OPERATORS}]|\b(?:equals?|is equal|times|plus|minus|divided|multiplied)\b)"
+    rf"{_TERMS}(?:[{_OPERATORS}]|\b(?:equals?|is equal|times(?! an?\b| (?:per|each|every|as|more|the|\w+er)\b)"
+    r"|plus|minus|divided|multiplied)\b)"
 )
 _LOST_EXPONENT = re.compile(r"(?:[×*·]|\b[xX]|\btimes)\s*$")  # 3 × 10-5 was 3 × 10⁻⁵
 _RANGE_BEFORE = re.compile(
@@ -105,7 +106,7 @@ def _is_range(match: re.Match, low: float, high: float, suffix: str, before: str
 _TOKEN = r"[^\W_](?:[\w.'-]*\w)?"
 SLASH = re.compile(rf"(?P<left>{_TOKEN}|[)\]])\s*[/\u2044]\s*(?=(?P<right>{_TOKEN}|\())")
 _WORD = re.compile(r"[^\W\d_](?:[^\W\d_]|['-])*[^\W\d_]")
-_OPERAND = re.compile(r"[\d.,]*(?:[^\W\d_][\u0391-\u03c9]?)?|[)\]]|d[a-z]")  # 2, x, 2x, dy, Nα
+_OPERAND = re.compile(r"[\d.,]*(?:[^\W\d_][\u0391-\u03c9]?)?|[)\]]|d[A-Za-z]")  # 2, x, 2x, dy, Nα
 _SPELLED = {"I/O", "A/C", "A/B", "A/D", "D/A", "P/E", "T/F", "M/F", "F/M", "R/W", "S/N"}
 """Capitals that are abbreviations; others may be a quotient of quantities."""
 _MATHS = re.compile(
@@ -134,7 +135,7 @@ def replace_slash(match: re.Match) -> str:
     elif re.fullmatch(r"\d+", left) and re.fullmatch(r"\d+", right):
         if not re.search(r"/\s*$", before) and not re.match(r"\s*/", after):
             return f"{left}{_between_numbers(left, right, before, after)}"
-    elif right in PER and left.removesuffix("s") not in TIMES:
+    elif right in PER and left not in TIMES:
         return f"{left} per "
     elif _OPERAND.fullmatch(left) and _OPERAND.fullmatch(right):
         return f"{left} over "

@@ -14,10 +14,11 @@ _BASES = {  # unit: its name, and the prefixes in use
     **{"N": ("newton", "kµ"), "Pa": ("pascal", "kM"), "eV": ("electronvolt", "kMG")},
     **{"cal": ("calorie", "k"), "mol": ("mole", "mµn"), "M": ("molar", "mµn")},
     **{"Ω": ("ohm", "kM"), "Eq": ("equivalent", "m"), "atm": ("atmosphere", "")},
+    **{"T": ("tesla", "mµ")},
 }
 _PREFIXES = {"k": "kilo", "c": "centi", "m": "milli", "d": "deci", "µ": "micro", "n": "nano", "p": "pico"}
 _PREFIXES |= {"M": "mega", "G": "giga"}
-_LETTERS = {"A", "F", "C", "M", "Eq"}  # no units by themselves: 3 A and 25 C may be anything
+_LETTERS = {"A", "T", "F", "C", "M", "Eq"}  # no units by themselves: 3 A and 25 C may be anything
 UNITS = {base: name for base, (name, _) in _BASES.items() if base not in _LETTERS}
 for _base, (_name, _prefixes) in _BASES.items():
     UNITS |= {prefix + _base: _PREFIXES[prefix] + _name for prefix in _prefixes}
@@ -26,6 +27,8 @@ UNITS |= {  # without "in": after a number it is nearly always the preposition
     **{"mph": "mile per hour", "rpm": "revolution per minute", "ft": "foot", "mi": "mile", "yd": "yard"},
     **{"lb": "pound", "lbs": "pound", "oz": "ounce", "mcg": "microgram", "mcL": "microliter", "uL": "microliter"},
     **{"mm Hg": "millimeter of mercury", "mmHg": "millimeter of mercury", "min": "minute", "hr": "hour", "h": "hour"},
+    **{"kWh": "kilowatt-hour", "dB": "decibel", "bpm": "beat per minute", "tbsp": "tablespoon", "tsp": "teaspoon"},
+    **{"kB": "kilobyte", "KB": "kilobyte", "MB": "megabyte", "GB": "gigabyte", "TB": "terabyte"},
     **{"°C": "degree Celsius", "°F": "degree Fahrenheit", "K": "kelvin", "U": "unit", "IU": "international unit"},
 }
 TIMES = {"h": "hour", "hr": "hour", "sec": "second", "yr": "year"}
@@ -44,13 +47,16 @@ _SPACED = rf"\s?(?:{UNIT_NAMES})|\sh"  # 4 h; 2h is twice h
 _OVER = rf"\s?/\s?(?:{_any_of(set(DENOMINATORS))})(?:\^?[23]|[²³])?"
 _CLOCK = "sec|min|hr|hour|day|week|month|year"  # a pulse of 70/min
 _COUNTED = "mm3|mm³|mm\\^3|µL|μL|mcL|uL|mL|dL|L"  # 5,000/mm3
-UNIT = re.compile(rf"(?<![\d.,])({NUMBER})({_SPACED})([23²³](?!\d))?((?:{_OVER})*)(?![\w/\u2212-])")
+UNIT = re.compile(rf"(?<![\d.,])({NUMBER})({_SPACED})(\^?[23²³](?!\d))?((?:{_OVER})*)(?![\w/\u2212-])")
 _LABEL = re.compile(
     r"\b(?:section|sec\.|part|figure|table|room|class|type|grade|question|chapter|article|form|group|gate|no\.)\s*$",
     re.IGNORECASE,
 )
 _ORBITAL = re.compile(r"\s(?:orbital|electron|sub-?shell|shell|state)|,?\s(?:and\s)?[2-7][spdf]")
 _ARTICLE = re.compile(r"\b(?:an?|one|each|every|this|that|another)\s$", re.IGNORECASE)
+_DEVICE = re.compile(
+    r"\s(?:batter(?:y|ies)|(?:light )?bulbs?|resistors?|capacitors?|cells?\b(?! per)|tablets?|flasks?)\b"
+)
 NOUN = re.compile(
     r"\s(?!(?:to|for|in|of|on|at|per|and|or|from|by|as|with|into|when|if|than|but|who|which|that|was|were|is|are|has"
     r"|had|would|will|plus|worth|more|less|each|every|away|above|below|long|high|wide|tall|deep|old)\b)[a-z]{2,}"
@@ -72,11 +78,14 @@ def name_unit(match: re.Match) -> str:
             return match[0]  # 2m + 3n
         if match[2] == "s" and _ORBITAL.match(after):  # the 1s orbital
             return match[0]
-    if (match[3] or "") in "23" and match[3] and not key.endswith(("m", "ft", "s", "mi")):  # 9 V2 is no area
+    power = (match[3] or "").removeprefix("^")
+    if power in ("2", "3") and not key.endswith(("m", "ft", "s", "mi")):  # 9 V2 is no area
         return match[0]
-    alone = match[1] == "1" or (_ARTICLE.search(before) and NOUN.match(after))  # a 2 liter flask
+    alone = (
+        match[1] == "1" or _DEVICE.match(after) or (_ARTICLE.search(before) and NOUN.match(after))
+    )  # a 2 liter flask
     name = UNITS[key] if alone else _plural(UNITS[key])
-    return f"{match[1]} {name}{_POWERS.get(match[3] or '', '')}{_name_denominators(match[4])}"
+    return f"{match[1]} {name}{_POWERS.get(power, '')}{_name_denominators(match[4])}"
 
 
 COMPOUND = re.compile(
@@ -117,6 +126,8 @@ def name_inverse_units(match: re.Match) -> str:
         for unit, low, high in re.findall(_FACTOR, match[2])
     ]
     left = re.sub(r"(?<=[A-Za-z])[23]$", lambda power: _POWERS[power[0]], match[1].rstrip())
+    if len(left) > 1 and left in UNITS and not re.search(r"\d\s?$", match.string[: match.start()]):
+        left = _plural(UNITS[left])  # the mol L-1 s-1 of an option that is a unit
     return left + "".join(names)
 
 
@@ -132,7 +143,7 @@ def name_quotient(match: re.Match) -> str:
     Two single letters may be variables, but for m/s.
     """
     under = match[2].replace("/", "").strip()
-    if match[1].removesuffix("s") in TIMES:  # month/year
+    if match[1] in TIMES:  # month/year
         return match[0]
     if len(match[1]) == len(under) == 1 and (match[1], under) not in (("m", "s"), ("U", "L")):
         return match[0]

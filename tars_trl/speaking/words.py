@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import UnspeakableError
-from .formulas import CALLS, FORMULAS, say_latex_fraction, where
+from .formulas import CALLS, DOUBTS, FORMULAS, PRODUCTS, refuse, say_latex_fraction, where
 from .marks import DASH, DASH_LEFT, SLASH, refuse_dash, replace_dash, replace_slash
 from .units import (
     COMPOUND,
@@ -51,6 +51,9 @@ def put_into_words(text: str) -> str:
     text = re.sub(r"(?<=\w)-\s+(?=(?:and|or|to|versus)\b(?!-))", " ", text)  # intra- and extraorally
     text = re.sub(r"(?<=\w)\s?-\s?(?=\w)", "-", text)
     text = re.sub(r"([,;:])[,.;:]*(?=[,;:])|,(?=[.?!])", "", text).strip(" ,;")
+    sign = re.search(r"(?<![\w'])-\w+", text)
+    if sign:
+        raise UnspeakableError("formula", f"{sign[0]!r} in {text!r} may be a sign or half a word")
     left = re.search(r"[^a-zA-Z\u00c0-\u024f\s,.;:?!'\u0300-\u036f-]", text)
     if left:
         latin = unicodedata.category(left[0]).startswith("S") or left[0].isascii()
@@ -80,12 +83,17 @@ def _say_number(match: re.Match) -> str:
     whole = whole or "0"
     if len(whole) > 15 or (len(whole) > 1 and whole[0] == "0"):
         said = " ".join(spell(int(digit)) for digit in whole)
-    elif re.fullmatch(r"1[1-9]\d\d|20\d\d", match[0]) and not _is_counted(match):
+    elif re.fullmatch(_year_after(match.string[: match.start()]), match[0]) and not _is_counted(match):
         said = spell(int(whole), "year")
     else:
         said = spell(int(whole))
     tail = " ".join(spell(int(digit)) for digit in decimals)
     return f" {said} point {tail} " if tail else f" {said} "
+
+
+def _year_after(before: str) -> str:
+    """Any four digits are a year after "in", but for 1000 to 1009."""
+    return r"1[1-9]\d\d|20\d\d" + (r"|10[1-9]\d|2[1-9]\d\d" if re.search(r"\b(?:[Ii]n|since|year) $", before) else "")
 
 
 _COUNTED = re.compile(
@@ -125,7 +133,7 @@ def _say_clock(match: re.Match) -> str:
 
 
 _DETERMINER = re.compile(
-    r"\b(?:an?|the|his|her|its|their|my|our|your|this|that|each|every|another)\s(?:[a-z]+(?:ed|al|ld|ew)\s)?$",
+    r"\b(?:an?|the|his|her|its|their|my|our|your|this|that|each|every|another)\s(?:[a-z]+(?:ed|al|ld|ew|re)\s)?$",
     re.IGNORECASE,
 )
 
@@ -162,7 +170,8 @@ def _say_fraction(match: re.Match) -> str:
 def _say_power(match: re.Match) -> str:
     exponent = match[1].strip("{}()")
     named = {"2": "squared", "3": "cubed"}.get(exponent)
-    return f" {named} " if named else f" to the power of {exponent.replace('-', 'minus ')} "
+    pause = "," * bool(re.match(r"\s?[-+\u2212]", match.string[match.end() :]))  # 2^9 - 1
+    return f" {named} " if named else f" to the power of {exponent.replace('-', 'minus ')}{pause} "
 
 
 def _replace_all(entries: dict[str, str], before: str = "", after: str = "") -> tuple[str, Callable]:
@@ -203,7 +212,15 @@ _LATEX = {
 }
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅛": "1/8"}
-_ROMAN = {"II": "2", "III": "3", "VI": "6", "VII": "7", "VIII": "8", "IX": "9", "XI": "11", "XII": "12"}
+_ONES = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX")
+_NUMERALS = [tens + ones for tens in ("", "X", "XX") for ones in _ONES][1:]
+_ROMAN = {name: str(number) for number, name in enumerate(_NUMERALS, 1) if len(name) > 1 and name not in ("IV", "XX")}
+_RULER = (
+    r"\b((?:Louis|Henry|George|Edward|Richard|Charles|James|William|Wilhelm|Elizabeth|Mary|Philip|Napoleon|Frederick"
+    r"|Nicholas|Alexander|Catherine|Peter|Ivan|Pius|John Paul|Benedict|Leo|Innocent|Gregory|Urban|Ferdinand|Ramses"
+    r"|(?:[Pp]ope|[Kk]ing|[Qq]ueen|[Ee]mperor|[TC]s?[az]r) [A-Z][a-z]+) )"
+)
+_LISTED = r"\bIII?\b|\bIV? only\b"
 _PLACED = r"\b((?:[Ww]ar|[Tt]ype|[Pp]hase|[Pp]art|[Aa]rticle|[Tt]itle|[Aa]ct|[Cc]hapter|[Ss]tage|[Cc]lass) )"
 
 _MONTH_NAMES = (
@@ -219,6 +236,7 @@ _RULES: list[tuple[Any, Any]] = [
     ("\x80[\x98\x99]", "'"),  # what is left of UTF-8 that was read as another encoding, in MMLU for one
     ("\x80[\x93\x94]", ", "),
     *FORMULAS,
+    *DOUBTS,
     ("[\x80-\x9f\u200b-\u200f\ufeff]|(?:^|(?<=\\s))\u2022(?=\\s)", " "),
     ("[\u2018\u2019\u02bc]", "'"),
     ("[\u201c\u201d\u00ab\u00bb\"`]|\\*\\*|''", " "),
@@ -238,23 +256,36 @@ _RULES: list[tuple[Any, Any]] = [
     (r"((?<=[\d)])\s?|(?<=\b[a-z]))√", " × √"),
     _replace_all(_LATEX, after=r"(?![a-z])"),
     *CALLS,
+    PRODUCTS,
     (INVERSE, name_inverse_units),
     (f"([{_SUPERSCRIPTS}]+)(?=[\u207a\u207b])", r" \1"),  # the charge of an ion
     (
         f"(\u207b?)([{_SUPERSCRIPTS}]+)(?![\u207a\u207b])",
         lambda match: "^" + "-" * len(match[1]) + unicodedata.normalize("NFKC", match[2]),
     ),
+    (r"\^(-?\d+)(?=[^\W\d_])", r"^{\1}"),  # r²h
     (f"(\\d?)\\s?([{''.join(_VULGAR)}])", lambda match: f"{match[1]}{' and' if match[1] else ''} {_VULGAR[match[2]]}"),
     _replace_all(ABBREVIATIONS, before=r"(?<![\w.])", after=r"(?!\w)"),
     (HYPHENED, name_hyphened_unit),
     (rf"\b([0-3]?\d)-{_MONTH}", lambda match: f"{_MONTHS[match[2]]} {spell(int(match[1]), 'ordinal')}"),
+    (
+        rf"(?<![\d.,/-])(?<!\ba )\b(?:the )?([12]?\d|3[01]) ({'|'.join(_MONTH_NAMES)})\b",  # 4 July
+        lambda match: f"the {spell(int(match[1]), 'ordinal')} of {match[2]}",
+    ),
     (DASH, replace_dash),
     (DASH_LEFT, refuse_dash),
     # profit = revenue - cost; Freud - the father
     (r"(?<=[\w)\]])\s-\s(?=[\w(\[])", where(r"[=+×÷*]", "\u2212", ", ")),
     (r"\s\u2013\s", ", "),
+    (
+        rf"{_RULER}({'|'.join(_NUMERALS)})\b(?! (?:am|was|have|had|will|would|think|did)\b)",  # Louis XIV
+        lambda match: f"{match[1]}the {spell(_NUMERALS.index(match[2]) + 1, 'ordinal')}",
+    ),
     (_PLACED + r"(IV|V|I)\b", lambda match: match[1] + {"I": "1", "IV": "4", "V": "5"}[match[2]]),
+    (r"\bIV\b", where(_LISTED, "4")),  # I and IV only
+    (r"\bI(?=[,.;:)]|\s(?:and|or|only)\b)", where(_LISTED, "1")),
     _replace_all(_ROMAN, before=r"\b", after=r"\b"),
+    (rf"[$€£]\s?{NUMBER}-?(?=[A-Za-z])(?!-(?:thousand|million|billion))", refuse("formula", "may be many amounts")),
     (rf"([$€£])\s?({NUMBER})(?:\s(thousand|million|billion|trillion)\b)?", _say_money),
     (r"\b(\d{3}0)'?s\b", _say_decade),
     (r"(?<!for )(?<!after )(?<!every )(?<!takes )(?<!take )(?<![=\d.] )(?<![=\d.,])'?\b([2-9]0)'?s\b", _say_decade),
@@ -277,14 +308,14 @@ _NUMBERS: list[tuple[Any, Any]] = [
         rf"\b{_MONTH}\.? ([12]?\d|3[01])(?=[,.;:?!)]|(?<!May \d)(?<!March \d)\s[a-z]|\s?$)(?![.,:]\d)",
         lambda match: f"{_MONTHS[match[1]]} {spell(int(match[2]), 'ordinal')}",
     ),
-    (r"\b(1?\d|2[0-3]):([0-5]\d)\b", _say_clock),
+    (r"\b(1?\d|2[0-3]):([0-5]\d)(?!\d)", _say_clock),
     (r"\b(\d{1,3}) (?=\d{1,2}[/\u2044]\d)", r"\1 and "),  # 2 1/2
     (r"\b(\d+)[/\u2044](\d+)\b", _say_fraction),
     (r"(?<=[\d)])\s*\*\s*(?=[\d(A-Za-z])|(?<=\w)\s\*\s(?=\w)", " times "),
     (r"(?<=\d)\s?[xX]\s?(?=\d)", " times "),
     (r"~\s?(?=\d)", " about "),
     (r"[~\u00ac]\s?(?=[A-Za-z(])", " not "),
-    (r"(?<![\w-])-(?=\d|[a-z]\b|[(√])|(?<=[=+×(,\[{<>≤≥≠])\s?-(?=[A-Z]\b)", " minus "),
+    (r"(?<![\w-])-(?=\.?\d|[a-z]\b|[(√])|(?<=[=+×(,\[{<>≤≥≠])\s?-\s*(?=[\w.(√])", " minus "),
     _replace_all({symbol: f" {words} " for symbol, words in SYMBOLS.items()}),
     (rf"{NUMBER}|\.\d+", _say_number),
     (r"[()\[\]|\n]+", ", "),
