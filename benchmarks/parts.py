@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 import tiny_omni
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import Tensor
 from transformers import GenerationConfig
 from trl.trainer.utils import add_fused_lm_head
@@ -45,8 +45,7 @@ def build() -> Any:
     model = tiny_omni.build_model(tokenizer, hidden=512, layers=8, heads=8, intermediate=1376)
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     shared_prefix.attach(model)
-    targets = architecture_of(model.config.model_type).lora_targets
-    return get_peft_model(model, LoraConfig(r=8, target_modules=targets))
+    return get_peft_model(model, architecture_of(model.config.model_type).lora(r=8))
 
 
 def batch(model: Any, prompts: list[tuple[int, int]], length: int) -> Batch:

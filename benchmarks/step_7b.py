@@ -14,14 +14,11 @@ recipes, with prompts shared and without, each in a process of its own: shapes a
 import ctypes
 import functools
 import gc
-import io
 import json
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,21 +27,16 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import numpy as np
-import soundfile
 import tiny_omni
 import torch
 import transformers
-from datasets import Audio, Dataset
-from run import status
+from measuring import status
+from steps import accuracy_by_row, prompts_repeated, question
 from transformers import GenerationConfig
 
 from tars_trl import TARSGRPOTrainer, format_reward
 from tars_trl import trainer as trainer_module
-from tars_trl.data.audio import TARGET_RATE
 from tars_trl.models import architecture_of
-from tars_trl.models.hooks import attached, last_logits_only
-from tars_trl.models.prompting import heard
 from tars_trl.models.released import configuration
 from tars_trl.plan import Plan, PlannedModel, PlannedRun
 from tars_trl.settings import parse, run, setting
@@ -112,35 +104,6 @@ def random_weights(config: Any, processor: Any, dtype: torch.dtype, device: str)
     ends = {name: getattr(processor.tokenizer, name) for name in ("eos_token_id", "pad_token_id")}
     model.generation_config = GenerationConfig(do_sample=False, **ends)
     return model.eval()
-
-
-def question(seconds: float) -> Dataset:
-    """One question of the schema, said in `seconds` of noise."""
-    file = io.BytesIO()
-    noise = 0.1 * np.random.default_rng(0).standard_normal(int(seconds * TARGET_RATE)).astype("float32")
-    soundfile.write(file, noise, TARGET_RATE, format="WAV")
-    text = "What is one plus two? A. one B. two C. three D. four"
-    row = {
-        "audio": {"bytes": file.getvalue(), "path": None},
-        "prompt": [{"role": "user", "content": [{"type": "text", "text": text}]}],
-        "question": text,
-        "options": ["one", "two", "three", "four"],
-        "answer_index": 2,
-        "key": "q",
-    }
-    return Dataset.from_list([row]).cast_column("audio", Audio(decode=False))
-
-
-def accuracy_by_row(completions, **kwargs):
-    """Half of the rows are right, so that there are references and something to learn."""
-    return [float(number % 2) for number in range(len(completions))]
-
-
-@contextmanager
-def prompts_repeated(model: Any, clips: Sequence[Any], pooler: Any = None, one_pass: bool = False) -> Iterator[None]:
-    """In the place of `models.prefill.prompts_once`: every row's prompt goes through the model."""
-    with heard(model, clips), last_logits_only(model), attached(pooler, model.get_input_embeddings()):
-        yield
 
 
 # ---- Measuring -----------------------------------------------------------------------------------------------------

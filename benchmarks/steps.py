@@ -6,6 +6,7 @@ Every completion has the same length, so that a step is the same work each time.
 package of an earlier commit on PYTHONPATH: nothing here may need more of it than any commit has.
 """
 
+import io
 import json
 import sys
 import tempfile
@@ -20,14 +21,16 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 import measuring
+import numpy as np
+import soundfile
 import tiny_omni
 import torch
-from peft import LoraConfig
-from step_7b import accuracy_by_row, question
+from datasets import Audio, Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
+from tars_trl.data.audio import TARGET_RATE
 from tars_trl.models import architecture_of
 from tars_trl.models.hooks import last_logits_only
 from tars_trl.models.prompting import heard, twin_prompt
@@ -68,9 +71,31 @@ class Timed(TrainerCallback):
         self.mib.append(measuring.status("VmHWM") - self.before)
 
 
+def question(seconds: float) -> Dataset:
+    """One question of the schema, said in `seconds` of noise."""
+    file = io.BytesIO()
+    noise = 0.1 * np.random.default_rng(0).standard_normal(int(seconds * TARGET_RATE)).astype("float32")
+    soundfile.write(file, noise, TARGET_RATE, format="WAV")
+    text = "What is one plus two? A. one B. two C. three D. four"
+    row = {
+        "audio": {"bytes": file.getvalue(), "path": None},
+        "prompt": [{"role": "user", "content": [{"type": "text", "text": text}]}],
+        "question": text,
+        "options": ["one", "two", "three", "four"],
+        "answer_index": 2,
+        "key": "q",
+    }
+    return Dataset.from_list([row]).cast_column("audio", Audio(decode=False))
+
+
+def accuracy_by_row(completions, **kwargs):
+    """Half of the rows are right, so that there are references and something to learn."""
+    return [float(number % 2) for number in range(len(completions))]
+
+
 @contextmanager
-def repeated(model: Any, clips: Any, pooler: Any = None, one_pass: bool = False) -> Iterator[None]:
-    """In the place of `prompts_once`: each row has its prompt, as before prompts were shared."""
+def prompts_repeated(model: Any, clips: Any, pooler: Any = None, one_pass: bool = False) -> Iterator[None]:
+    """In the place of `models.prefill.prompts_once`: every row's prompt goes through the model."""
     from tars_trl.models.hooks import attached
 
     with heard(model, clips), last_logits_only(model), attached(pooler, model.get_input_embeddings()):
@@ -143,7 +168,7 @@ class Steps:
             rows.remove_columns("audio"),
             processing_class=processor,
             callbacks=[self.timed],
-            peft_config=LoraConfig(r=args.lora_r, lora_alpha=args.lora_alpha, target_modules=architecture.lora_targets),
+            peft_config=architecture.lora(r=args.lora_r, lora_alpha=args.lora_alpha),
         )
 
     def prompt_tokens(self) -> tuple[int, int]:
@@ -158,7 +183,7 @@ class Steps:
         plain = self.settings.trainer == "tars" and not self.settings.shared
         with (
             mock.patch("builtins.print"),
-            mock.patch("tars_trl.trainer.prompts_once", repeated) if plain else _nothing(),
+            mock.patch("tars_trl.trainer.prompts_once", prompts_repeated) if plain else _nothing(),
         ):
             self.trainer.train()
         return self.timed.seconds[-1], self.timed.mib[-1]
