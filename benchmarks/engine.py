@@ -4,7 +4,7 @@
 
 The demo's recipe on tiny-omni; both forms take turns, each trains a few steps, and medians of a step's seconds (and of
 the process's own CPU seconds, which other programs do not lengthen) are printed. The first step of a turn, with what
-is compiled and compared in it, does not count. Then both answer the 300 held-out questions in float32.
+is compiled and compared in it, does not count. Then both answer held-out questions in float32.
 """
 
 import io
@@ -36,6 +36,7 @@ class EngineSettings:
     steps: int = setting(6, "Steps of a turn.", least=2)
     turns: int = setting(2, "Turns of each form.", least=1)
     rows: int = setting(48, "Completions of a step, eight of each question.", least=8)
+    answers: int = setting(300, "Held-out questions that are answered.", least=1)
     seconds: float = setting(29.0, "Of speech in the long form; clips are the demo's, one behind the other.", above=0)
 
 
@@ -88,9 +89,9 @@ def measure(rows, with_engine: bool, settings: EngineSettings) -> list[tuple[flo
     return clock.steps[1:]
 
 
-def measure_sampling() -> None:
-    """Print the seconds that 300 greedy answers take, after a first batch that does not count."""
-    rows = list(load_questions(QUESTIONS, "test"))
+def measure_sampling(number: int) -> None:
+    """Print the seconds that greedy answers take, after a first batch that does not count."""
+    rows = list(load_questions(QUESTIONS, "test"))[:number]
     model, processor = load_speech_llm(MODEL)
     engine = Engine(model, processor, MODEL, max_model_length=512)
     for modality in MODALITIES:
@@ -117,7 +118,7 @@ def main() -> None:
         for form, measured in steps.items():
             wall, cpu = (statistics.median(column) for column in zip(*measured, strict=True))
             print(f"| {name} | {form} | {wall:.2f} | {cpu:.2f} |", flush=True)
-    measure_sampling()
+    measure_sampling(settings.answers)
 
 
 if __name__ == "__main__":
