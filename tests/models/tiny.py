@@ -54,14 +54,14 @@ def seeded(model_class, config, tokenizer, seed: int):
     return model.eval()
 
 
-def qwen2_audio(seed: int = 0, seconds: int = 4):
+def qwen2_audio(seed: int = 0, seconds: int = 4, **text):
     """Qwen2-Audio, whose tower hears 4 s instead of 30."""
     tokenizer = build_tokenizer(TEST_CORPUS)
     processor = Qwen2AudioProcessor(
         WhisperFeatureExtractor(80, chunk_length=seconds, return_attention_mask=True), tokenizer
     )
     config = Qwen2AudioConfig(
-        text_config={"model_type": "qwen2", "vocab_size": len(tokenizer), **TEXT},
+        text_config={"model_type": "qwen2", "vocab_size": len(tokenizer), **TEXT, **text},
         audio_config={"model_type": "qwen2_audio_encoder", "max_source_positions": 50 * seconds, **WHISPER},
         audio_token_index=tokenizer.audio_token_id,
     )
