@@ -46,15 +46,15 @@ def say_ratio(match: re.Match) -> str:
     """3:2 -> 3 to 2, 9:3:3:1 -> 9 to 3 to 3 to 1; 3:05 stays, as a time.
 
     Raises:
-        UnspeakableError: a time with seconds.
+        UnspeakableError: a time with seconds, a year with a page.
     """
     near = _RATIO_BEFORE.search(match.string[: match.start()]) or _RATIO_AFTER.match(match.string[match.end() :])
     if not near and re.fullmatch(r"(?:1?\d|2[0-3]):[0-5]\d", match[0]):
         return match[0]
     if _VERSE_BEFORE.search(match.string[: match.start()]):
         return match[0].replace(":", " ")
-    if not near and re.fullmatch(r"\d{1,2}:[0-5]\d:[0-5]\d", match[0]):
-        raise UnspeakableError("formula", f"{match[0]!r} may be a time or a ratio")
+    if not near and re.fullmatch(r"\d{1,2}:[0-5]\d:[0-5]\d|(?:1[5-9]|20)\d\d:\d+", match[0]):
+        raise UnspeakableError("formula", f"{match[0]!r} may be a time, a page or a ratio")
     return match[1] + match[2].replace(" ", "").replace(":", " to ")
 
 
@@ -144,8 +144,10 @@ FORMULAS: list[tuple[Any, Any]] = [
     (r"\b[01]{4}(?:\s[01]{4})+\b", lambda match: ", ".join(map(" ".join, match[0].split()))),  # 1001 0011
     (r"(?<=[a-z]{2})\((e?s)\)", r"\1"),  # subtest(s)
     (r"(\b[A-Z]_?\d+)\s[x×]\s(?=[A-Z]_?\d)", r"\1 cross "),
+    (r"(\d)\s?[x×]\s?(?=\d+[\s-](?:[a-z]+[\s-])?(?:matri|table|grid|column|vector|board|square))", r"\1 by "),
+    (r"\bsqrt\s?\(([\w.]+)\)", "√ \\1"),
     ("\u03c7(?:2|\u00b2|\\^2)", "\u03c7 squared"),
-    (r"(?<=\w)\[\d*:\d*\]", refuse("code", "is a slice")),
+    (r"(?<=\w)\[\d*:[\d:]*\]", refuse("code", "is a slice")),
     (RATIO, say_ratio),
 ]  # fmt: skip
 CALLS: list[tuple[Any, Any]] = [
@@ -166,7 +168,7 @@ _DOUBTFUL = [
     r"\^\{?[-\u2212]?\w+\}?\s?\^",  # 2^3^2
     r"(?<![\w/.-])\d+-\d+\s?/\s?\d",  # 2-1/2 inches
     r"\d[eE][-+\u2212]?\d",  # 2.5e6
-    r"\d['\u2033]|(?:[0-246-9]|\d\d)\u2032|(?<![A-Za-z'])[A-Za-z]'(?![A-Za-z(])",  # 30' x 40', y'
+    r"\d['\u2033\u00b4]|(?:[0-246-9]|\d\d)\u2032|(?<![A-Za-z'])[A-Za-z]'(?![A-Za-z(])",  # 30' x 40', y'
     r"(?<![A-Za-z])[A-Za-z]\)?(?:''|\u2033)",  # f''(x)
     r'\A(?:[^"]*"[^"]*")*[^"]*\d"',  # a 6" pipe: the quotation mark closes no quotation
     r"(?<![\w.])(?:\d+|[a-z])!|[\d)]!",  # n!
@@ -175,9 +177,9 @@ _DOUBTFUL = [
     r":\s?√|(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,]\d)|\d{16,}(?=[a-z])",  # 1:2:√3, 1 000 000
     r"(?:[)\]]\d?|\d|\b[A-Z][a-z]?|\de)[-\u2212](?=[,.;:?!)]|\s|$)(?!\s?(?:and|or|to)\b)(?!\s[\d(]|\s\w\b)",  # Rh-
     r"(?<![=+×(,<>≤≥])\s-(?=[A-Za-z][A-Za-z]\b|[A-Z]\b|(?:sin|cos|tan|log|exp|sqrt)\b)",  # is -RT
-    r"\blog_?\{?\d|[A-Z]#|(?<![a-z] \d )\|",
-    "[\u00c2\u00c3][\u0080-\u00bf]|&[a-z]|&[^\\s\\w]|(?<=[a-z])\\.\\d",  # what was typed or decoded wrongly
-    r"=\s?\d[\d.]*\u2013\d|\[\[|\],?\s?\[|\)[A-Za-z]\(",  # N=70–75, lists in lists
+    r"\blog_?\{?\d|[A-Z]#|(?<![a-z] \d )(?<![a-z] \d)\|",
+    "[\u00c2\u00c3][\u0080-\u00bf]|&[a-z]|&[^\\s\\w]|(?<=[a-z])\\.\\d|\u00d2|[.,\\w]\u00d3(?!\\w)",  # typos
+    r"=\s?\d[\d.]*\u2013\d|\[\[|\],?\s?\[|\)[A-Za-z]\(|(?<!\\)\bsqrt\b|[a-z]-\d:",  # N=70–75, [[1, 2]]
     r"\d\s?N\s(?:[A-Z]|solution)",  # 3 N HCl: normal, no newtons
     r"(?<![\w.])\d*[a-z]{1,2}[23](?=\s?[-+=\u2212])|[-+=\u2212]\s?\d*[a-z]{1,2}[23]\b",  # x2 + y2 = r2
 ]

@@ -139,7 +139,10 @@ def replace_slash(match: re.Match) -> str:
         return f"{left} per "
     elif _OPERAND.fullmatch(left) and _OPERAND.fullmatch(right):
         return f"{left} over "
-    elif all(_WORD.fullmatch(side) or side in ("I", "a", "A") for side in (left, right)):  # I/me/my, a/an
+    elif all(_WORD.fullmatch(side) or side in ("I", "a", "A") for side in (left, right)) and not re.search(
+        r"[×÷]\s?\d", after
+    ):
+        # I/me/my, a/an
         return f"{left} or "
     raise UnspeakableError("formula", f"{match[0] + right!r} may be a quotient, a date or a choice")
 
