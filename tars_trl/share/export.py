@@ -87,6 +87,7 @@ def export(settings: ExportSettings) -> None:
     dataset, split, trained = settings.dataset, settings.split, read_run(checkpoint)
     if dataset is None:
         dataset, split = trained.get("dataset"), trained.get("split", split)
+    system_prompt = (trained.get("system_prompt") or "") if settings.dataset is None and trained else None
     if settings.verify and not dataset:
         raise SettingError(
             f"dataset is not given, and {checkpoint} does not say what it was trained on: there is no question to ask "
@@ -111,7 +112,7 @@ def export(settings: ExportSettings) -> None:
             model.active_peft_config.base_model_name_or_path = settings.model
     questions: list[tuple[Modality, dict[str, Any]]] = []
     if settings.verify:
-        row = load_questions(str(dataset), split, limit=1)[0]
+        row = load_questions(str(dataset), split, limit=1, system_prompt=system_prompt)[0]
         questions = [("speech", row), ("text", row)]
     expected = greedy_answers(model, processor, questions, settings.max_completion_length)
     untrained = untrained_logits(model, processor, questions, expected)

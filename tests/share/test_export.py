@@ -175,6 +175,23 @@ def test_without_questions_nothing_can_be_verified(tmp_path):
         export(ExportSettings(str(tmp_path), str(tmp_path / "out")))
 
 
+def test_the_run_s_own_questions_are_asked_as_it_was_trained(tiny, tmp_path, monkeypatch):
+    """From what `run.json` names, under its system prompt."""
+    run = checkpoint(*tiny, tmp_path)
+    facts = {"dataset": "mine", "split": "dev", "system_prompt": "Think."}
+    (run / "run.json").write_text(json.dumps(facts))
+    asked = []
+
+    def load(dataset, split, **options):
+        asked.append((dataset, split, options["system_prompt"]))
+        raise LookupError
+
+    monkeypatch.setattr("tars_trl.share.export.load_questions", load)
+    with pytest.raises(LookupError):
+        export(ExportSettings(str(run), str(tmp_path / "out")))
+    assert asked == [("mine", "dev", "Think.")]
+
+
 def test_an_export_names_the_base_it_is_given(tiny, tmp_path, capsys):
     """`--model`: trained from a copy, published as an adapter of what it is a copy of."""
     run = checkpoint(*tiny, tmp_path)
