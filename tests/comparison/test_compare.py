@@ -52,7 +52,8 @@ def short(path: Path) -> str:
 @pytest.mark.parametrize("path", FILES, ids=short)
 def test_header(path):
     """What it is, hardware, launch line and override line; the launch line names files that exist."""
-    scripts = {"compare": "compare.py", "preferences": "build_preferences.py", "sft": "sft.py", "dpo": "dpo.py"}
+    scripts = {name: f"{name}.py" for name in ("compare", "sft", "dpo", "distill")}
+    scripts["preferences"] = "build_preferences.py"
     check_header(path, scripts.get(path.stem.partition("_")[0], "tars_qwen_omni.py"))
 
 
