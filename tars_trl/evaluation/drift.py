@@ -21,8 +21,8 @@ from ..data.prompts import MODALITIES, question_key
 from ..errors import NotLoggedError, QuestionError
 from ..grpo.alignment import LAYER_SETS, layer_indices
 from ..models import architecture_of
+from ..models.hooks import evaluation_mode
 from ..models.prompting import base_of, heard, prompt_batch, twin_prompt
-from ..sampling.complete import evaluation_mode
 from .metrics import standard_error
 
 

@@ -31,6 +31,8 @@ ARCHITECTURES = {
     "qwen3_omni_moe_thinker": "qwen3_omni.Qwen3OmniThinker",
     "qwen2_audio": "qwen2_audio.Qwen2Audio",
     "voxtral": "voxtral.Voxtral",
+    "audioflamingo3": "audio_flamingo_3.AudioFlamingo3",
+    "granite_speech": "granite_speech.GraniteSpeech",
     "phi4_multimodal": "phi4_multimodal.Phi4Multimodal",
 }
 """Module and class in this folder, by the `model_type` of a config."""
@@ -173,9 +175,9 @@ class SpeechLLM:
         Raises:
             AudioError: the clip is longer than `longest_clip`.
         """
-        text = processor.apply_chat_template([conversation], tokenize=False, add_generation_prompt=True, **kwargs)
+        text = self.chat_text(processor, conversation, add_generation_prompt=True, **kwargs)
         if waveform is None:
-            return Prompt(processor(text=text)["input_ids"][0])
+            return Prompt(torch.as_tensor(processor(text=[text])["input_ids"][0]).tolist())  # of a list or a tensor
         seconds = len(waveform) / TARGET_RATE
         if self.longest_clip is not None and seconds > self.longest_clip:
             raise AudioError(
@@ -184,16 +186,20 @@ class SpeechLLM:
                 f"Set max_audio_seconds: {self.longest_clip:g}, or ask another model.",
                 reason="too long",
             )
-        # A processor loaded with `padding_side="left"`, for its tokenizer, would put silence before the clip.
-        processor.feature_extractor.padding_side = "right"
         inputs = self.process(processor, text, waveform)
         ids = inputs["input_ids"][0].tolist()
         count = ids.count(processor.tokenizer.convert_tokens_to_ids(processor.audio_token))
         return Prompt(ids, {**{name: inputs[name] for name in self.features}, AUDIO_TOKENS: torch.tensor(count)})
 
-    def process(self, processor: Any, text: Any, waveform: np.ndarray) -> Mapping[str, Tensor]:
+    def chat_text(self, processor: Any, conversation: list[dict[str, Any]], **kwargs: Any) -> str:
+        """A conversation as the chat template writes it; `kwargs` go to the template."""
+        return processor.apply_chat_template([conversation], tokenize=False, **kwargs)[0]
+
+    def process(self, processor: Any, text: str, waveform: np.ndarray) -> Mapping[str, Tensor]:
         """The processor's output for one prompt: `input_ids` (1, T), and `features`."""
-        return processor(text=text, audio=[waveform], return_tensors="pt")
+        # A processor loaded with `padding_side="left"`, for its tokenizer, would put silence before the clip.
+        processor.feature_extractor.padding_side = "right"
+        return processor(text=[text], audio=[waveform], return_tensors="pt")
 
     def encode(self, model: Any, clips: Sequence[Features]) -> list[Tensor]:
         """Audio embeddings (audio tokens of the clip, H), one tensor a clip, as the decoder's input wants them."""
@@ -225,9 +231,8 @@ class SpeechLLM:
             ValueError: no such token follows, so that a trained model would not know when to stop.
         """
         said = "tars-trl"
-        turns = [{"role": "user", "content": said}, {"role": "assistant", "content": said}]
-        written = processor.apply_chat_template([turns], tokenize=False)
-        text = written[0] if isinstance(written, list) else written
+        turns = [{"role": role, "content": [{"type": "text", "text": said}]} for role in ("user", "assistant")]
+        text = self.chat_text(processor, turns)
         ids = processor.tokenizer(text.rpartition(said)[2], add_special_tokens=False)["input_ids"]
         ends = [place for place, token in enumerate(ids) if token in end_tokens]
         if not ends:
@@ -279,6 +284,15 @@ class SpeechLLM:
         raise SettingError(
             f"format='omni' was asked of a {self.class_name}, which is no part of a larger checkpoint. Use 'merged'."
         )
+
+
+def as_strings(conversation: list[dict[str, Any]], audio_token: str) -> list[dict[str, Any]]:
+    """The conversation with contents as strings, an audio part as its placeholder, for templates that take no parts."""
+
+    def written(part: dict[str, Any]) -> str:
+        return audio_token if part["type"] == "audio" else part["text"]
+
+    return [{**turn, "content": "".join(map(written, turn["content"]))} for turn in conversation]
 
 
 def encode_in_groups(

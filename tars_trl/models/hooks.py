@@ -307,3 +307,15 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
     finally:
         for module in active:
             module.train()
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode, and back afterwards into the mode that each of them was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,14 +1,14 @@
 """Phi-4-multimodal: the native transformers class, with its own speech LoRA merged before anything else is done."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import Features, Prompt, SpeechLLM, encode_in_groups
+from . import Features, SpeechLLM, as_strings, encode_in_groups
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Phi4Multimodal(SpeechLLM):
 
     decoder_layer_class = "Phi4MultimodalDecoderLayer"
     audio_tokens_per_second = 12.5
+    features = ("audio_input_features", "audio_embed_sizes")
     native_revisions = {MODEL_ID: NATIVE_REVISION}
 
     def load(self, model_id: str, **kwargs: Any) -> Any:
@@ -93,28 +94,20 @@ class Phi4Multimodal(SpeechLLM):
             del model.peft_config
         return model
 
-    def prompt(
-        self, processor: Any, conversation: list[dict[str, Any]], waveform: np.ndarray | None, **kwargs: Any
-    ) -> Prompt:
-        """Prompt through the checkpoint's chat template and the real processor, an audio part as `<|audio|>`.
+    def chat_text(self, processor: Any, conversation: list[dict[str, Any]], **kwargs: Any) -> str:
+        """Through the checkpoint's chat template, an audio part as `<|audio|>`.
 
         Contents are given as strings: the native checkpoint's template takes these as well as parts, the original
         checkpoint's takes nothing else. A processor of transformers 5.23 has lost its template once it was loaded
         (`Phi4MultimodalProcessor.__init__` does not name that argument); its tokenizer has it.
         """
-        written = {"audio": processor.audio_token}
-        flat = [
-            {**turn, "content": "".join(written.get(part["type"]) or part["text"] for part in turn["content"])}
-            for turn in conversation
-        ]
         template = processor if processor.chat_template else processor.tokenizer
-        text = template.apply_chat_template(flat, tokenize=False, add_generation_prompt=True, **kwargs)
-        if waveform is None:
-            return Prompt(processor(text=text)["input_ids"][0])
+        return super().chat_text(template, as_strings(conversation, processor.audio_token), **kwargs)
+
+    def process(self, processor: Any, text: str, waveform: np.ndarray) -> Mapping[str, Tensor]:
+        """The real processor's output."""
         rate = processor.audio_processor.sampling_rate
-        inputs = processor(text=text, audio=[waveform], sampling_rate=rate, return_tensors="pt")
-        features = {name: inputs[name][0] for name in ("audio_input_features", "audio_embed_sizes")}
-        return Prompt(inputs["input_ids"][0].tolist(), features)
+        return processor(text=[text], audio=[waveform], sampling_rate=rate, return_tensors="pt")
 
     def encode(self, model: Any, clips: Sequence[Features]) -> list[Tensor]:
         """Audio tower and speech projector; 12.5 embeddings a second.
@@ -127,7 +120,7 @@ class Phi4Multimodal(SpeechLLM):
         device, dtype = audio.up_proj_for_speech.bias.device, audio.up_proj_for_speech.bias.dtype
 
         def encode(alike: list[Features]) -> list[Tensor]:
-            features = torch.stack([clip["audio_input_features"] for clip in alike])
+            features = torch.cat([clip["audio_input_features"] for clip in alike])
             sizes = [int(clip["audio_embed_sizes"]) for clip in alike]
             # The class's own projection and placing, over rows that are nothing but placeholders.
             ids = torch.full((len(alike), sizes[0]), self.audio_token(model), device=device)
@@ -136,7 +129,7 @@ class Phi4Multimodal(SpeechLLM):
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 return list(audio(ids, empty, features, audio_embed_sizes=sizes).to(dtype))
 
-        return encode_in_groups(clips, lambda clip: clip["audio_input_features"].size(0), encode)
+        return encode_in_groups(clips, lambda clip: clip["audio_input_features"].size(1), encode)
 
     def audio_token(self, model: Any) -> int:
         """Id of `<|audio|>`."""

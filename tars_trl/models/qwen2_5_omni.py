@@ -37,12 +37,13 @@ class Qwen2_5OmniThinker(SpeechLLM):
     whole_architecture = "Qwen2_5OmniModel"
     """What the hub's checkpoint names as its architecture."""
 
-    def process(self, processor: Any, text: Any, waveform: np.ndarray) -> Mapping[str, Tensor]:
+    def process(self, processor: Any, text: str, waveform: np.ndarray) -> Mapping[str, Tensor]:
         """The real processor's output, features without its padding to 300 s."""
         extractor = processor.feature_extractor
+        extractor.padding_side = "right"  # as in `SpeechLLM.process`
         # Silence of one analysis window behind the clip makes its last frame the same as with padding to 300 s.
         padded = -(-(len(waveform) + extractor.n_fft) // extractor.hop_length) * extractor.hop_length
-        inputs = processor(text=text, audio=[waveform], max_length=padded, truncation=False, return_tensors="pt")
+        inputs = processor(text=[text], audio=[waveform], max_length=padded, truncation=False, return_tensors="pt")
         length = int(inputs["feature_attention_mask"].sum())
         return {**inputs, **{name: inputs[name][..., :length] for name in self.features}}
 

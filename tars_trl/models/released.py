@@ -39,6 +39,37 @@ RELEASED: dict[str, dict[str, Any]] = {
             "long_factor": [1.0] * 48,
         },
     },
+    "Qwen/Qwen2-Audio-7B-Instruct": {
+        "model_type": "qwen2_audio",
+        "text_config": {
+            "model_type": "qwen2",
+            "vocab_size": 156_032,
+            "hidden_size": 4096,
+            "intermediate_size": 11_008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+        },
+    },
+    "mistralai/Voxtral-Mini-3B-2507": {
+        "model_type": "voxtral",
+        "audio_token_id": 24,
+        "text_config": {"model_type": "llama", "num_attention_heads": 32},
+    },
+    "Qwen/Qwen3-Omni-30B-A3B-Instruct": {
+        "model_type": "qwen3_omni_moe_thinker",
+        "text_config": {
+            "vocab_size": 152_064,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 32,
+            "head_dim": 128,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [24, 20, 20]},
+        },
+        "audio_config": {"output_dim": 2048},
+        "vision_config": {"out_hidden_size": 2048},
+        "vision_start_token_id": 151_652,
+        "vision_end_token_id": 151_653,
+    },
     "Qwen/Qwen3-Embedding-0.6B": {
         "model_type": "qwen3",
         "vocab_size": 151_669,

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from transformers import GenerationConfig
 
 from ..data.prompts import Modality, question_key
 from ..models import Prompt, architecture_of
+from ..models.hooks import evaluation_mode
 from ..models.prefill import generate
 from ..models.prompting import base_of, end_tokens_of, prompt_batch, twin_prompt
 from ..models.vllm import Engine
@@ -123,15 +123,3 @@ def _generate(
         )
     completions: list[list[int]] = output[:, batch.prompt_width :].tolist()
     return completions
-
-
-@contextmanager
-def evaluation_mode(model: Any) -> Iterator[None]:
-    """Put every module in evaluation mode, and back afterwards into the mode that each of them was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

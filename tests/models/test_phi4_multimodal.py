@@ -137,7 +137,7 @@ def test_prompt_format(tiny_phi4):
     spoken = Phi4Multimodal().prompt(processor, spoken_prompt(conversation), waveform(16_000))
     audio = "<|audio|>" * 13  # 98 frames of 10 ms, eight to a token
     assert processor.tokenizer.decode(spoken.ids) == f"<|system|>{system}<|end|><|user|>{audio}<|end|><|assistant|>"
-    assert spoken.features["audio_input_features"].shape == (98, 80)
+    assert spoken.features["audio_input_features"].shape == (1, 98, 80)
 
 
 def test_processor_of_a_checkpoint_gives_the_same_prompt(tiny_phi4, tmp_path):

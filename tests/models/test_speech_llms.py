@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from tars_trl.data.audio import load_audio
 from tars_trl.data.prompts import spoken_prompt, written_prompt
 from tars_trl.models import architecture_of
-from tars_trl.models.hooks import StatePooler, placed_audio
+from tars_trl.models.hooks import StatePooler
 from tests.conftest import question
 from tests.models.tiny import ARCHITECTURES, own_inputs
 
@@ -73,7 +73,7 @@ def scored(architecture, model, prompt_rows, completion_rows, pad, poison=False)
     counted[:, :width] = 0
     pooler = StatePooler(architecture.state_modules(model), len(rows), teacher_forced=counted.bool())
     embedding = model.get_input_embeddings()
-    with placed_audio(embedding, architecture.audio_token(model), rows), pooler.attached(embedding):
+    with architecture.placed(model, rows), pooler.attached(embedding):
         values = log_probs(model, ids, mask, width)
     states = pooler.pooled([len(c) for c in completion_rows], model.config.get_text_config().hidden_size)
     return [row[: len(c)] for row, c in zip(values, completion_rows, strict=True)], states
@@ -119,12 +119,12 @@ def test_own_forward_agrees(speech_llm):
     def ours(waveform):
         prompt = architecture.prompt(processor, spoken_prompt(row["prompt"]), waveform)
         clips = architecture.encode(model, [prompt.features])
-        with placed_audio(model.get_input_embeddings(), architecture.audio_token(model), clips):
+        with architecture.placed(model, clips):
             ids = torch.tensor([prompt.ids])
             return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
     torch.testing.assert_close(ours(waveform), expected, **TOLERANCE)
-    assert (ours(waveform[::-1].copy()) - expected).abs().max() > 1e-3
+    assert (ours(waveform[::-1].copy()) - expected).abs().max() > 10 * TOLERANCE["atol"]
 
 
 def test_clips_encode_alike_alone_and_together(speech_llm):
@@ -148,7 +148,7 @@ def test_greedy_generation_and_its_pooled_states(speech_llm):
         clips = [None if f is None else next(encoded) for f in features]
         pooler = StatePooler(architecture.state_modules(model), len(chosen), [5])
         embedding = model.get_input_embeddings()
-        with placed_audio(embedding, architecture.audio_token(model), clips), pooler.attached(embedding):
+        with architecture.placed(model, clips), pooler.attached(embedding):
             output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         counts = [row.index(5) if 5 in row else len(row) - 1 for row in output[:, width:].tolist()]
         return output[:, width:], pooler.pooled(counts, model.config.get_text_config().hidden_size), counts
@@ -180,10 +180,10 @@ def test_placeholders_and_embeddings_must_agree(speech_llm):
     (clip,) = architecture.encode(model, [row.features])
     token = architecture.audio_token(model)
     sampled = torch.tensor([[*row.ids, token]])
-    with placed_audio(model.get_input_embeddings(), token, [clip]), pytest.raises(ValueError, match="placeholders"):
+    with architecture.placed(model, [clip]), pytest.raises(ValueError, match="placeholders"):
         model(input_ids=sampled, attention_mask=torch.ones_like(sampled))
     written = torch.tensor([[9, token, 9]])
-    with placed_audio(model.get_input_embeddings(), token, [None]), pytest.raises(ValueError, match="placeholders"):
+    with architecture.placed(model, [None]), pytest.raises(ValueError, match="placeholders"):
         model(input_ids=written, attention_mask=torch.ones_like(written))
 
 

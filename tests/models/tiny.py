@@ -13,7 +13,14 @@ import torch
 from tiny_omni import CHAT_TEMPLATE, MULTIMODAL_TOKENS, TEST_CORPUS, build_tokenizer
 from tiny_omni import tiny_random as qwen2_5_omni
 from transformers import (
+    AudioFlamingo3Config,
+    AudioFlamingo3ForConditionalGeneration,
+    AudioFlamingo3Processor,
     GenerationConfig,
+    GraniteSpeechConfig,
+    GraniteSpeechFeatureExtractor,
+    GraniteSpeechForConditionalGeneration,
+    GraniteSpeechProcessor,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
@@ -30,6 +37,8 @@ from transformers import (
 from transformers.tokenization_mistral_common import MistralCommonBackend
 
 from tars_trl.data.prompts import spoken_prompt
+from tars_trl.models import as_strings
+from tars_trl.models.granite_speech import GraniteSpeech
 from tests.models.tiny_phi4 import tiny_random as phi4_multimodal
 
 TEXT = {
@@ -161,11 +170,67 @@ def voxtral(seed: int = 0):
     return seeded(VoxtralForConditionalGeneration, config, tokenizer, seed), processor
 
 
+def audio_flamingo_3(seed: int = 0):
+    """Audio Flamingo 3, whose windows are 4 s instead of 30."""
+    tokenizer = build_tokenizer(TEST_CORPUS)
+    processor = AudioFlamingo3Processor(
+        WhisperFeatureExtractor(80, chunk_length=4, return_attention_mask=True),
+        tokenizer,
+        chat_template=CHAT_TEMPLATE.replace("<|audio_bos|><|AUDIO|><|audio_eos|>", "<|AUDIO|>"),
+        audio_token="<|AUDIO|>",
+    )
+    config = AudioFlamingo3Config(
+        text_config={"model_type": "qwen2", "vocab_size": len(tokenizer), **TEXT},
+        audio_config={"model_type": "audioflamingo3_encoder", "max_source_positions": 200, **WHISPER},
+        audio_token_id=processor.audio_token_id,
+    )
+    return seeded(AudioFlamingo3ForConditionalGeneration, config, tokenizer, seed), processor
+
+
+# Granite's turns; contents are strings.
+GRANITE_TEMPLATE = """\
+{%- for message in messages -%}
+<|im_start|>{{ message['role'] }}:{{ message['content'] }}<|im_end|>
+{%- endfor -%}
+{%- if add_generation_prompt -%}<|im_start|>assistant:{%- endif -%}"""
+
+
+def granite_speech(seed: int = 0, prepared: bool = True):
+    """Granite Speech without a LoRA of its own, its logits scaled as training has them."""
+    tokenizer = build_tokenizer(TEST_CORPUS)
+    tokenizer.add_tokens(["<|audio|>"], special_tokens=True)
+    tokenizer.audio_token = "<|audio|>"
+    processor = GraniteSpeechProcessor(GraniteSpeechFeatureExtractor(), tokenizer, chat_template=GRANITE_TEMPLATE)
+    config = GraniteSpeechConfig(
+        text_config={"model_type": "granite", "vocab_size": len(tokenizer), "logits_scaling": 8.0, **TEXT},
+        encoder_config={"num_layers": 2, "hidden_dim": 32, "num_heads": 2, "context_size": 20, "max_pos_emb": 32},
+        projector_config={
+            "model_type": "blip_2_qformer",
+            "hidden_size": 32,
+            "encoder_hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+        },
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|audio|>"),
+        has_lora_adapter=False,
+    )
+    model = seeded(GraniteSpeechForConditionalGeneration, config, tokenizer, seed)
+    for weight in [*model.model.projector.qformer.parameters(), *model.model.encoder.parameters()]:
+        if weight.dim() > 1:
+            weight.data.mul_(3)  # with so few channels less would be heard as nothing
+    if prepared:
+        GraniteSpeech().prepare(model)
+    return model, processor
+
+
 ARCHITECTURES = {
     "qwen2_5_omni_thinker": qwen2_5_omni,
     "qwen3_omni_moe_thinker": qwen3_omni,
     "qwen2_audio": qwen2_audio,
     "voxtral": voxtral,
+    "audioflamingo3": audio_flamingo_3,
+    "granite_speech": granite_speech,
     "phi4_multimodal": phi4_multimodal,
 }
 
@@ -173,6 +238,8 @@ ARCHITECTURES = {
 def own_inputs(processor, prompt, waveform):
     """What a processor makes of a spoken prompt by itself, as its model's page on the hub shows it."""
     conversation = spoken_prompt(prompt)
+    if isinstance(processor, GraniteSpeechProcessor):
+        conversation = as_strings(conversation, processor.audio_token)
     if not isinstance(processor, VoxtralProcessor):
         text = processor.apply_chat_template([conversation], tokenize=False, add_generation_prompt=True)
         return processor(text=text, audio=[waveform], return_tensors="pt")  # with the processor's own padding
