@@ -44,7 +44,9 @@ SUPERVISED = {"compute_loss": ["self", "model", "inputs", "return_outputs", "num
 DPO = {"_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"]}
 VLLM = {
     "_fix_param_name_to_vllm": ["self", "name", "extra_prefixes"],
+    "_iter_named_params": ["self"],
     "_place_features": ["self", "features", "prompt_ids"],
+    "sync_weights": ["self"],
     "generate": ["self", "prompts", "images", "num_generations", "profiler"],
 }
 

@@ -130,7 +130,7 @@ class TestLoad:
         frames = max(samples.shape)
         exact = Fraction(frames * 16_000, rate)
         assert waveform.dtype == np.float32 and waveform.ndim == 1 and np.isfinite(waveform).all()
-        assert exact - 1 <= len(waveform) <= exact + 1
+        assert abs(len(waveform) - exact) <= 1 + exact / 1000  # uncommon rates are rounded, see `load_audio`
         assert np.abs(waveform).max(initial=0) <= 2  # the filter rings by less than full scale
 
     @settings(max_examples=60, deadline=None)

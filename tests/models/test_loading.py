@@ -1,6 +1,8 @@
 """Which weights are measured, and how they are told apart."""
 
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -109,5 +111,6 @@ def test_an_adapter_is_put_on_the_revision_that_it_was_trained_on(asked, tmp_pat
 def test_processors_pad_tokens_on_the_left_and_clips_on_the_right(model_folder, tmp_path):
     """Also one that is saved again: what reads it otherwise, such as vLLM, would put silence before a clip."""
     load_processor(model_folder).save_pretrained(tmp_path)
+    shutil.copy(Path(model_folder) / "config.json", tmp_path)
     again = load_processor(str(tmp_path))
     assert again.tokenizer.padding_side == "left" and again.feature_extractor.padding_side == "right"

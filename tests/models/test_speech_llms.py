@@ -233,6 +233,7 @@ def test_resampled_and_short_clips(speech_llm):
 
 def test_audio_embeddings_of_a_second(speech_llm):
     architecture, model, processor = speech_llm
-    (prompt,) = prompts(architecture, processor, [("speech", 0, 8.0)])
+    seconds = 30.0 if model.config.model_type == "voxtral" else 2.0  # whose tower hears whole windows of 30 s
+    (prompt,) = prompts(architecture, processor, [("speech", 0, seconds)])
     number = len(architecture.encode(model, [prompt.features])[0])
-    assert number == pytest.approx(8 * architecture.audio_tokens_per_second, abs=1)
+    assert number == pytest.approx(seconds * architecture.audio_tokens_per_second, abs=1)
