@@ -1,7 +1,7 @@
 """One TARS step with given completions, on however many processes it is launched; what came out goes to files.
 
 Not a test by itself: `test_processes.py` launches it on one and on two processes and compares.
-    torchrun --standalone --nproc_per_node N tests/one_step.py OUT BATCH ACCUMULATION EMBEDDER REFERENCE SHARE
+    torchrun --standalone --nproc_per_node N tests/one_step.py OUT BATCH ACCUMULATION EMBEDDER REFERENCE SHARE MODEL
 """
 
 import copy
@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from tiny_omni import tiny_random
 from transformers import TrainerCallback
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer, format_reward
@@ -20,6 +19,7 @@ from tars_trl.grpo import sharing
 from tars_trl.models.hooks import StatePooler
 from tars_trl.models.prompting import heard
 from tests.conftest import odd_reward, questions
+from tests.models.tiny import ARCHITECTURES
 
 
 class OneStep(TARSGRPOTrainer):
@@ -78,8 +78,8 @@ def count_packed_passes() -> list:
 
 
 def main() -> None:
-    out, batch, accumulation, embedder, reference, share = sys.argv[1:7]
-    model, processor = tiny_random(0)
+    out, batch, accumulation, embedder, reference, share, architecture = sys.argv[1:8]
+    model, processor = ARCHITECTURES[architecture](0)
     args = TARSGRPOConfig(
         out,
         per_device_train_batch_size=int(batch),

@@ -9,18 +9,37 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.models.tiny import ARCHITECTURES
+
 SCRIPT = Path(__file__).with_name("one_step.py")
 
 
-def step(folder, processes, batch, accumulation, embedder, reference="random", share="auto"):
+def step(
+    folder, processes, batch, accumulation, embedder, reference="random", share="auto", model="qwen2_5_omni_thinker"
+):
     folder.mkdir()
     # `accelerate launch --cpu` starts one process unless mpirun is there; torchrun starts several on any machine.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
-               SCRIPT, folder, batch, accumulation, embedder, reference, share]  # fmt: skip
+               SCRIPT, folder, batch, accumulation, embedder, reference, share, model]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(folder / "step.pt"), torch.load(folder / "gradients.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "qwen2_5_omni_thinker"])
+def test_every_architecture_on_two_processes(tmp_path, embedder_folder, architecture):
+    """The first process has the spoken rows of a question, the second the written ones."""
+    one, gradients = step(tmp_path / "one", 1, 8, 1, embedder_folder, model=architecture)
+    two, gradients_of_two = step(tmp_path / "two", 2, 4, 1, embedder_folder, model=architecture)
+    assert one["keys"] == two["keys"] and one["log"]["loss"] == pytest.approx(two["log"]["loss"], abs=1e-5)
+    for name, values in one["rewards"].items():
+        assert two["rewards"][name] == pytest.approx(values, abs=1e-5, nan_ok=True), name
+    scale = max(gradient.abs().max() for gradient in gradients.values())
+    assert gradients.keys() == gradients_of_two.keys() and scale > 0
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient / scale, gradients_of_two[name] / scale, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_lora_on_experts_if_asked_for(mixture, tmp_path):
     [
         ({"lora_experts": True}, "lora_experts=True with lora_dropout=0.05"),
         ({"router_aux_loss_coef": 0.1}, "router_aux_loss_coef=0.1: the router of a mixture stays"),
-        ({"peft_config": LoraConfig(target_modules=["q_proj"])}, "2 of 5 LoRA adapters are on the audio"),
+        ({"peft_config": LoraConfig(target_modules=["q_proj"])}, "4 of 10 trainable parameters are on the audio"),
         (
             {"peft_config": LoraConfig(target_modules=["q_proj", "gate"], exclude_modules=r".*(audio_tower|visual).*")},
             "on the router, such as model.language_model.layers.0.mlp.gate",
