@@ -58,7 +58,7 @@ class Step:
         """The step of a run; `audio_rate` is in embeddings a second of speech."""
         seconds = run.speech_seconds or run.max_audio_seconds
         written = run.question_tokens or math.ceil(WORDS * seconds) + INSTRUCTIONS
-        spoken = math.ceil(audio_rate * seconds) + INSTRUCTIONS
+        spoken = math.ceil(audio_rate * seconds) + min(INSTRUCTIONS, written)
         twins = {"both": (max(spoken, written), min(spoken, written)), "speech": (spoken,), "text": (written,)}
         prompts = twins[run.modalities]
         return cls(
