@@ -53,7 +53,8 @@ def test_two_processes_equal_one(tmp_path, embedder_folder, batch, accumulation)
     """Two that share prompts, in DDP, and one that repeats them."""
     one, gradients = step(tmp_path / "one", 1, 2 * batch, accumulation, embedder_folder, share="never")
     two, gradients_of_two = step(tmp_path / "two", 2, batch, accumulation, embedder_folder)
-    assert one["packed"] == 0 and two["packed"] == 3 + accumulation  # of policy and teacher the first batch is scored both ways
+    # Of policy and teacher the first batch is scored both ways.
+    assert one["packed"] == 0 and two["packed"] == 3 + accumulation
     assert one["keys"] == two["keys"]
     for name, values in one["rewards"].items():
         for value, other in zip(values, two["rewards"][name], strict=True):
