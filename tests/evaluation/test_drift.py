@@ -138,8 +138,8 @@ def test_figure_3_is_drawn_from_evaluations(tmp_path, monkeypatch):
         (["--models", "a/b=x"], "models='a/b=x' has no plain name"),  # it names a folder
         (["--models", "..=x"], r"models='\.\.=x' has no plain name"),
         (["--models", "a=runs/nowhere/x"], "models='runs/nowhere/x': there is no such folder"),
-        (["--models", f"a={__file__}", "--completions", "nowhere.jsonl"], "completions='nowhere.jsonl' cannot be read"),
-        (["--models", f"a={__file__}", "--completions", __file__], "completions=.* holds no written completions"),
+        (["--models", "a=.", "--completions", "nowhere.jsonl"], "completions='nowhere.jsonl' cannot be read"),
+        (["--models", "a=.", "--completions", __file__], "completions=.* holds no written completions"),
     ],
 )
 def test_what_has_no_name_is_refused(tmp_path, given, message):

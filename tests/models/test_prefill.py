@@ -91,7 +91,8 @@ def test_states_are_pooled_as_without(speech_llm):
         expected = ordinary(model, *batch, config)
     assert torch.equal(prefill.generate(model, *batch, generation_config=config, pooler=poolers[1]), expected)
     assert poolers[1].counts.tolist() == poolers[0].counts.tolist() and poolers[0].counts.max() == 8
-    torch.testing.assert_close(poolers[1].sums, poolers[0].sums, rtol=1e-5, atol=1e-4)
+    # Sums of eight states in another order of float32 sums: 1.5e-4 of 4.4 was seen (the mixture), 1e-5 elsewhere.
+    torch.testing.assert_close(poolers[1].sums, poolers[0].sums, rtol=1e-4, atol=1e-4)
 
 
 def test_another_batch_before_leaves_no_trace(speech_llm):
