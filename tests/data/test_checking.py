@@ -177,6 +177,8 @@ for _ in range(2):
     told.append(len(decoded))
 kept = checking.check_audio(rows, max_seconds=1.0, on_error="skip", together=True)["key"][:]
 (folder / f"{state.process_index}.json").write_text(json.dumps([told, kept]))
+state.wait_for_everyone()
+state.destroy_process_group()  # or gloo's threads may still run when Python ends, and abort it
 """
 
 
