@@ -19,6 +19,7 @@ from .config import TARSGRPOConfig
 from .grpo.costs import INSTRUCTIONS, WORDS, Costs, Step, bytes_of
 from .models import native_revision
 from .models.released import configuration
+from .record import trainable_table
 from .settings import TrainingSettings, parse, run, setting
 
 GIB = 2**30
@@ -139,7 +140,7 @@ class Plan(Costs):
         rows = step.gpus * step.micro_batch * run.gradient_accumulation_steps
         lines = [
             f"{sum(parts.values()):,} parameters, of which {trained:,} are trained",
-            *(f"  {part:<18}{number:>16,}" for part, number in parts.items()),
+            *(f"  {part:<22}{number:>16,}" for part, number in parts.items()),
             f"{rows} completions a step; on each of {step.gpus} GPUs {step.rows} are sampled at a time, "
             f"{step.micro_batch} updated",
             f"  prompts of {' and '.join(f'{n:,}' for n in step.prompts)} tokens, completions of {step.completion:,}",
@@ -167,14 +168,8 @@ class Plan(Costs):
 
     def parts(self) -> dict[str, int]:
         """Parameters by part of the model, the adapter apart."""
-        paths = sorted(self.architecture.audio_modules.items(), key=lambda item: -len(item[1]))  # the inner first
-        counts: dict[str, int] = {}
-        for name, parameter in self.model.named_parameters():
-            inner = name.removeprefix("base_model.model.")
-            part = next((part for part, path in paths if inner.startswith(f"{path}.")), "language model")
-            part = "LoRA" if "lora_" in name else part
-            counts[part] = counts.get(part, 0) + parameter.numel()
-        return counts
+        table = trainable_table(self.base, self.architecture.audio_modules)
+        return {row["component"]: row["parameters"] for row in table if row["component"] != "total"}
 
     def verdict(self) -> list[str]:
         """Whether it fits, and if not, what would."""

@@ -89,11 +89,9 @@ class Study:
 
 def read_answers(results: Path, arm: str, seed: int, step: int) -> Answers:
     """A model's answers, from its results file and the samples beside it."""
-    rows = {
-        name.rpartition("_")[2]: sorted(lines, key=lambda line: line["key"])
-        for name, lines in read_samples(results).items()
-    }
-    task = next(iter(read_samples(results))).rpartition("_")[0]
+    samples = read_samples(results)
+    rows = {name.rpartition("_")[2]: sorted(lines, key=lambda line: line["key"]) for name, lines in samples.items()}
+    task = next(iter(samples)).rpartition("_")[0]
     speech, text = ("".join("01"[line["acc"] == 1] for line in rows[modality]) for modality in ("speech", "text"))
     domains = [line.get("domain") for line in rows["text"]]
     named = [str(domain) for domain in domains if domain is not None]

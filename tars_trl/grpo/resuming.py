@@ -178,11 +178,10 @@ def checkpoint_to_continue(trainer: Any, wanted: str | bool | None) -> str | Non
             every process.
     """
     folder = Path(trainer.args.output_dir)
-    now = json.loads(json.dumps(what_continues(trainer), default=str))
     checkpoint, refusal = None, None
     if trainer.accelerator.is_main_process:
         try:
-            checkpoint = _look_for_checkpoint(folder, wanted, now, trainer.args.overwrite_output_dir)
+            checkpoint = _look_for_checkpoint(trainer, folder, wanted)
         except SettingError as error:
             refusal = str(error)
     checkpoint, refusal = broadcast_object_list([checkpoint, refusal])
@@ -202,7 +201,7 @@ def checkpoint_to_continue(trainer: Any, wanted: str | bool | None) -> str | Non
     return checkpoint
 
 
-def _look_for_checkpoint(folder: Path, wanted: str | bool | None, now: dict[str, Any], overwrite: bool) -> str | None:
+def _look_for_checkpoint(trainer: Any, folder: Path, wanted: str | bool | None) -> str | None:
     """The checkpoint; None for a fresh start. Where it is not the folder's own, the folder may hold no other run."""
     wanted = named_checkpoint(wanted)
     last = wanted == "last"
@@ -218,12 +217,12 @@ def _look_for_checkpoint(folder: Path, wanted: str | bool | None, now: dict[str,
                 "checkpoint, or `last` for the newest whole one."
             )
     if wanted:
-        _refuse_another_run(now, Path(wanted))
+        _refuse_another_run(what_continues(trainer), Path(wanted))
     if not wanted or _is_elsewhere(wanted, folder):
         left = [path for path in _left_by_a_run(folder) if path.name not in ("run.json", "report.html")]
         # What this very run leaves, where it was interrupted before its first checkpoint was whole.
         begun = [path for path in left if path.suffix == ".parquet" or path.is_dir() and not (path / MANIFEST).exists()]
-        if left and not overwrite and not (last and begun == left):
+        if left and not trainer.args.overwrite_output_dir and not (last and begun == left):
             raise SettingError(
                 f"output_dir={str(folder)!r} holds a run already ({left[0].name}), and two runs in one folder would be "
                 "mixed in its report. Give another output_dir, go on with --resume_from_checkpoint last from a "

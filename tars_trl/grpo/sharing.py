@@ -66,8 +66,7 @@ class PromptSharing:
         Args:
             plain: that method of TRL's.
             embeddings: makes the audio embeddings of the rows, None for a written one.
-            rollout: which takes the pooled states, where it waits for them; None for the rows of a
-                teacher.
+            rollout: which takes the pooled states, where it waits for them; None for the rows of a teacher.
             model: the model to pass through, which need not be the one that is trained.
             input_ids: (N, P + T) and what follows, as the method takes it.
             kept: gets the states (N, T, H) that predict the tokens.

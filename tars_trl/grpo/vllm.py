@@ -203,7 +203,7 @@ class SpeechGeneration(VLLMGeneration):
             yield
         except ValueError:  # something that it, or this class, has refused
             raise
-        except Exception as error:
+        except Exception as error:  # whatever an engine, its process or an HTTP client raises
             last = last_checkpoint(self.output_dir)
             go_on = f"Start it again with --resume_from_checkpoint {last}." if last else "There is no checkpoint yet."
             raise EngineError(
@@ -320,8 +320,9 @@ class SpeechGeneration(VLLMGeneration):
             logits = trainer.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         logits = logits[0, len(prompt) - 1 : -1].float()
         logits[:, self.suppressed] = -torch.inf
-        best = logits.log_softmax(-1).max(-1)
-        chosen = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None]).squeeze(1)
+        logps = logits.log_softmax(-1)
+        best = logps.max(-1)
+        chosen = logps.gather(1, ids[0, len(prompt) :, None]).squeeze(1)
         return (best.values - chosen).nan_to_num(nan=torch.inf), best.indices
 
 
