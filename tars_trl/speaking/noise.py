@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from ..errors import SettingError
 from .clips import PEAK, encode, pink_noise
 
 NOISES = ("babble", "pink")
+CLIPS_KEPT = 500  # decoded; two of 73 s take 10 MB
 
 
 def mix(waveform: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
@@ -63,14 +65,18 @@ def with_noise(
         )
     rows = dataset.select_columns(["audio", "key"]).with_format(None)
     by_key = sorted(range(len(rows)), key=rows["key"].__getitem__)  # whichever rows come first
-    heard = [load_audio(row["audio"]) for row in rows] if noise == "babble" else []
+
+    @lru_cache(CLIPS_KEPT)
+    def clip(number: int) -> np.ndarray:
+        return load_audio(rows[number]["audio"])
+
     mixed = []
-    for number, row in enumerate(tqdm(rows, f"Mixing in {noise}", disable=None)):
-        draw = random.Random(f"{seed}/{row['key']}")  # a text seeds alike in every run
-        waveform = load_audio(row["audio"])
+    for number, key in enumerate(tqdm(rows["key"], f"Mixing in {noise}", disable=None)):
+        draw = random.Random(f"{seed}/{key}")  # a text seeds alike in every run
+        waveform = clip(number)
         if noise == "babble":
             others = draw.sample([other for other in by_key if other != number], voices)
-            sound = babble([heard[other] for other in others], len(waveform), draw)
+            sound = babble([clip(other) for other in others], len(waveform), draw)
         else:
             sound = pink_noise(len(waveform), torch.Generator().manual_seed(draw.getrandbits(63))).numpy()
         mixed.append({"bytes": encode(mix(waveform, sound, snr_db), codec), "path": None})
