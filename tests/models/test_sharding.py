@@ -69,7 +69,8 @@ def test_two_processes_equal_one(alone, tmp_path, config, freeze):
     expected, weights = alone[freeze]
     found, sharded = run(tmp_path / "out", config, 2, 4, freeze)
     assert found["kind"] == CONFIGS[config] and expected["kind"] == "NO"
-    assert found["packed"] == 3 and expected["packed"] == 0  # two steps, and a look at the first batch
+    # Policy and teacher, each: two steps, and a look at the first batch.
+    assert found["packed"] == 2 * 3 and expected["packed"] == 0
     for one, two in zip(expected["logs"], found["logs"], strict=True):
         for name in ("loss", "grad_norm", "rewards/representation_alignment/mean",
                      "rewards/behavior_alignment/mean", "speech/completion_length",

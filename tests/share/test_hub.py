@@ -261,6 +261,7 @@ def test_recipe_verifies_and_pushes(tiny, hub, tmp_path):
     pair = {"questions": 4, "speech_accuracy": 0.5, "text_accuracy": 0.75, "gap": 0.25, "recovery": 66.7}
     (tmp_path / "results_1.json").write_text(json.dumps({"results": {}, "pairs": {"sums": pair}}))
     arguments = [run, "--output_dir", tmp_path / "out", "--format", "merged", "--max_completion_length", "6"]
+    arguments += ["--dataset", ROOT / "recipes" / "demo" / "questions"]
     arguments += ["--results", tmp_path / "results_1.json", "--push_to", "me/tars"]
     done = export(*arguments, endpoint=hub.url, offline="0")
     assert done.returncode == 0, done.stderr
@@ -279,6 +280,7 @@ def test_recipe_pushes_nothing_that_answers_otherwise(tiny, hub, tmp_path):
     config["thinker_config"]["text_config"]["rms_norm_eps"] = 1.0  # the weights fit, the model is another one
     (omni / "config.json").write_text(json.dumps(config))
     arguments = [run, "--output_dir", tmp_path / "out", "--format", "omni", "--max_completion_length", "6"]
+    arguments += ["--dataset", ROOT / "recipes" / "demo" / "questions"]
     done = export(*arguments, "--whole", omni, "--push_to", "me/tars", endpoint=hub.url, offline="0")
     assert done.returncode == 2 and "It would not be the model that was trained" in done.stderr, done.stderr
     assert hub.files("me/tars").keys() == {".gitattributes"}
