@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.metrics import Interval, mcnemar
+from ..evaluation.metrics import Interval, mcnemar, middle_95
 from ..evaluation.results import read_results, read_samples
 from .table import BASE
 
@@ -140,8 +140,7 @@ def difference_interval(differences: np.ndarray, seed: int = 0) -> Interval:
         differences[np.ix_(generator.integers(seeds, size=seeds), generator.integers(questions, size=questions))].mean()
         for _ in range(RESAMPLES)
     ]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    return middle_95(means)
 
 
 def steps_to(study: Study, arm: str, task: str, accuracy: float) -> float | None:

@@ -68,8 +68,12 @@ def bootstrap_interval(
     defined = resampled[np.isfinite(resampled)]
     if len(defined) < 0.95 * RESAMPLES:
         return None
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return float(low), float(high)
+    return middle_95(defined)
+
+
+def middle_95(values: Any) -> Interval:
+    """Between which 95 % of some resampled figures lie."""
+    return float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))
 
 
 class PairedResult(TypedDict):
