@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import soundfile
 import torch
 import xxhash
@@ -114,7 +115,7 @@ def _problems(
         tqdm(total=len(part), desc="Checking audio", disable=quiet or None) as bar,
     ):
         for start in range(0, len(rows), TOGETHER):
-            clips = list(rows[start : start + TOGETHER]["audio"])
+            clips = clips_of(rows[start : start + TOGETHER]["audio"])
             names = list(pool.map(fingerprint, clips))
             known = memory.recall(name for name in names if name is not None)
             looked_at = list(pool.map(look, clips, [known.get(name or "") for name in names]))
@@ -126,31 +127,42 @@ def _problems(
 
 
 def _look_at(
-    clip: Any, measured: tuple[float, float] | None, max_seconds: float | None, max_megabytes: float
+    clip: pa.StructArray, measured: tuple[float, float] | None, max_seconds: float | None, max_megabytes: float
 ) -> tuple[tuple[float, float] | None, str | None]:
     """What a clip measures, if it can be decoded, and its problem; decoded unless it is known, and small enough."""
     try:
         if measured is None or _megabytes(clip) > max_megabytes:
-            measured = measure(clip.as_py(), max_seconds=max_seconds, max_megabytes=max_megabytes)
+            measured = measure(clip[0].as_py(), max_seconds=max_seconds, max_megabytes=max_megabytes)
     except AudioError as error:
         return None, f"{error.reason}: {error.why}"
     return measured, problem_of(*measured, max_seconds=max_seconds)
 
 
-def _encoded(clip: Any) -> tuple[Any, str]:
+def clips_of(column: pa.ChunkedArray) -> list[pa.StructArray]:
+    """Each clip as a column of one, which points at its bytes; an Arrow scalar would copy them."""
+    return [chunk.slice(place, 1) for chunk in column.chunks for place in range(len(chunk))]
+
+
+def _encoded(clip: pa.StructArray) -> tuple[pa.Buffer | None, str]:
     """The bytes of a clip as a buffer, None if they are in a file, and the file's path, empty if there is none."""
-    if not clip.is_valid or "bytes" not in clip.type.names:
+    if clip.null_count or "bytes" not in clip.type.names:
         return None, ""
-    return clip["bytes"].as_buffer(), clip["path"].as_py() or ""
+    content, path = clip.field("bytes"), clip.field("path")[0].as_py() or ""
+    if content.null_count:
+        return None, path
+    _, offsets, data = content.buffers()
+    width = 8 if pa.types.is_large_binary(content.type) else 4
+    first, last = np.frombuffer(offsets, f"<i{width}", 2, width * content.offset).tolist()
+    return pa.py_buffer(b"") if data is None else data.slice(first, last - first), path
 
 
-def _megabytes(clip: Any) -> float:
+def _megabytes(clip: pa.StructArray) -> float:
     buffer, path = _encoded(clip)
     return (os.stat(path).st_size if buffer is None else buffer.size) / 1e6
 
 
-def fingerprint(clip: Any) -> str | None:
-    """What a clip, an Arrow scalar, is known again by; None for one that is not encoded, or not there."""
+def fingerprint(clip: pa.StructArray) -> str | None:
+    """What a clip, a column of one, is known again by; None for one that is not encoded, or not there."""
     buffer, path = _encoded(clip)
     if buffer is not None:
         return f"{xxhash.xxh3_128_hexdigest(buffer)} {buffer.size}"
@@ -162,13 +174,13 @@ def fingerprint(clip: Any) -> str | None:
     return f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
-def clip_digest(clip: Any) -> str:
-    """What tells a clip, an Arrow scalar, from others, wherever its data set lies: its bytes, or its name and size."""
+def clip_digest(clip: pa.StructArray) -> str:
+    """What tells a clip, a column of one, from others, wherever its data set lies: its bytes, or its name and size."""
     buffer, path = _encoded(clip)
     if buffer is not None:
         return str(fingerprint(clip))
     size = os.stat(path).st_size if os.path.isfile(path) else None
-    return f"{os.path.basename(path)} {size}" if path else repr(clip.as_py())
+    return f"{os.path.basename(path)} {size}" if path else repr(clip[0].as_py())
 
 
 # ---- Memory --------------------------------------------------------------------------------------------------------

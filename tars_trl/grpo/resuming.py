@@ -20,7 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl.trainer.utils import RepeatSampler
 
 from ..data.audio import undecoded
-from ..data.checking import clip_digest
+from ..data.checking import TOGETHER, clip_digest, clips_of
 from ..data.hub import nearest
 from ..data.journal import sampled_pieces, sha256
 from ..errors import SettingError
@@ -89,7 +89,7 @@ def _questions_digest(dataset: Dataset) -> str:
     digests = []
     if "audio" in dataset.column_names:
         clips = undecoded(dataset).select_columns(["audio"]).with_format("arrow")
-        digests = [clip_digest(row["audio"][0]) for row in clips]
+        digests = [clip_digest(clip) for rows in clips.iter(TOGETHER) for clip in clips_of(rows["audio"])]
         dataset = dataset.remove_columns("audio")
     return sha256([*digests, *(sha256(json.dumps(row, default=str)) for row in dataset.with_format(None))])
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
+import xxhash
 from datasets import Audio, Dataset
 
 from tars_trl.data import checking
@@ -150,6 +152,21 @@ def test_many_clips_keep_their_order(decoded, monkeypatch):
     clips = [wav(0.2 if number % 3 else 0.05, seed=number) for number in range(11)]
     kept = check_audio(rows(clips), max_seconds=1.0, on_error="skip")
     assert kept["key"][:] == [f"q{number}" for number in range(11) if number % 3]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()], ids=str)
+def test_a_clip_is_known_by_its_own_bytes_where_they_lie(kind):
+    """Whatever part of which table it is in; nothing is copied."""
+    contents = [b"a" * 9, None, b"", b"bc", b"defg"]
+    clips = pa.array([{"bytes": b, "path": "there"} for b in contents], pa.struct({"bytes": kind, "path": pa.string()}))
+    column = pa.chunked_array([clips.slice(0, 2), clips.slice(2, 0), clips.slice(2)]).slice(1)
+    assert column.null_count == 0 and len(checking.clips_of(column)) == 4
+    buffers = [checking._encoded(clip)[0] for clip in checking.clips_of(column)]
+    assert [buffer and buffer.to_pybytes() for buffer in buffers] == contents[1:]
+    values = clips.field("bytes").buffers()[2]
+    assert values.address < buffers[-1].address < values.address + values.size
+    named = [checking.fingerprint(clip) for clip in checking.clips_of(column)]
+    assert len({*named}) == 4 and named[0] is None and named[3] == f"{xxhash.xxh3_128_hexdigest(b'defg')} 4"
 
 
 def test_shares():
