@@ -62,6 +62,16 @@ def test_the_embedding_model():
     assert sum(parameter.numel() for parameter in model.parameters()) == 595_776_512
 
 
+@pytest.mark.parametrize(("model_id", "number"), [
+    ("nvidia/audio-flamingo-3-hf", 8_267_215_360),  # as in MTEB's list of models
+    ("ibm-granite/granite-4.0-1b-speech", 2_313_141_596),  # its files: 4.63 GB in bfloat16
+])  # fmt: skip
+def test_whole_models(model_id, number):
+    config = configuration(model_id)
+    model = architecture_of(config.model_type).empty(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == number
+
+
 def test_a_model_that_is_not_known():
     with pytest.raises(SettingError, match=r"'nobody/nothing'.*Give a folder"):
         planned("--model", "nobody/nothing")

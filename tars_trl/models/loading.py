@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoProcessor
 from transformers.utils import find_adapter_config_file
@@ -75,7 +75,9 @@ def load_model(
     options["revision"] = native_revision(model_id) if revision is None else revision
     options["dtype"] = "float32" if dtype in (None, "auto") and full_precision else dtype or "auto"
     config = _config(model_id, options)
-    return architecture_of(config.model_type).load(model_id, **options)
+    model = architecture_of(config.model_type).load(model_id, **options)
+    model.config._commit_hash = _commit(model_id, options)  # for a run's record; transformers 5 left it out
+    return model
 
 
 def number_of_parameters(model_id: str, revision: str | None = None, **options: Any) -> int:
@@ -88,6 +90,14 @@ def number_of_parameters(model_id: str, revision: str | None = None, **options: 
 def _config(model_id: str, options: dict[str, Any]) -> Any:
     names = ("revision", "trust_remote_code", "token", "cache_dir")
     return AutoConfig.from_pretrained(model_id, **{name: options[name] for name in names if name in options})
+
+
+def _commit(model_id: str, options: dict[str, Any]) -> str | None:
+    """Commit on the hub of a model that was just loaded from there; None of a folder."""
+    if Path(model_id).is_dir():
+        return None
+    file = try_to_load_from_cache(model_id, "config.json", options.get("cache_dir"), options["revision"])
+    return Path(file).parent.name if isinstance(file, str) else None  # snapshots/<commit>/
 
 
 def load_processor(model: str, adapter: str | None = None, model_revision: str | None = None) -> Any:

@@ -56,6 +56,43 @@ RELEASED: dict[str, dict[str, Any]] = {
         "audio_token_id": 24,
         "text_config": {"model_type": "llama", "num_attention_heads": 32},
     },
+    "nvidia/audio-flamingo-3-hf": {
+        "model_type": "audioflamingo3",
+        "text_config": {
+            "model_type": "qwen2",
+            "vocab_size": 151_672,
+            "hidden_size": 3584,
+            "intermediate_size": 18_944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+        },
+    },
+    "ibm-granite/granite-4.0-1b-speech": {
+        "model_type": "granite_speech",
+        "text_config": {
+            "model_type": "granite",
+            "vocab_size": 100_353,
+            "hidden_size": 2048,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 4,
+        },
+        "encoder_config": {"num_layers": 16, "output_dim": 348},
+        "projector_config": {
+            "model_type": "blip_2_qformer",
+            "hidden_size": 1024,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 16,
+            "intermediate_size": 4096,
+            "encoder_hidden_size": 1024,
+            "cross_attention_frequency": 1,
+        },
+        "audio_token_index": 100_352,
+        "has_lora_adapter": False,
+        "tie_word_embeddings": False,
+    },
     "Qwen/Qwen3-Omni-30B-A3B-Instruct": {
         "model_type": "qwen3_omni_moe_thinker",
         "text_config": {

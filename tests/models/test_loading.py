@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tars_trl.models import loading
 from tars_trl.models.loading import identity, load_processor, load_speech_llm, resolve
 from tars_trl.models.phi4_multimodal import MODEL_ID, NATIVE_REVISION, Phi4Multimodal
+from tars_trl.record import write_run
 
 
 def test_an_adapter_names_its_base_model(tmp_path):
@@ -58,6 +59,7 @@ def asked(monkeypatch):
     class Loaded:
         model_type = "phi4_multimodal"
         tokenizer = SimpleNamespace()
+        config = SimpleNamespace()
 
         def to(self, device):
             return self
@@ -106,6 +108,21 @@ def test_an_adapter_is_put_on_the_revision_that_it_was_trained_on(asked, tmp_pat
     assert loading.base_revision("other/model", str(tmp_path)) is None
     (tmp_path / "checkpoint-9").mkdir()  # the record is in the run's folder, above
     assert loading.base_revision("some/model", str(tmp_path / "checkpoint-9")) == "abc"
+
+
+def test_a_run_records_the_commit_that_main_was(model_folder, tmp_path, make_trainer):
+    """And an adapter that names its base model is put on that commit again; a folder has none."""
+    commit = f"{7:040x}"
+    cached = tmp_path / "cache" / "models--some--model"
+    shutil.copytree(model_folder, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    model = loading.load_model("some/model", full_precision=True, cache_dir=str(tmp_path / "cache"))
+    trainer = make_trainer(build_model=model, output="run")
+    run = write_run(trainer, trainer._base, {})
+    assert (run["base_model"], run["base_revision"]) == ("some/model", commit)
+    assert loading.base_revision("some/model", str(tmp_path / "run")) == commit
+    assert loading.load_model(model_folder, full_precision=True).config._commit_hash is None
 
 
 def test_processors_pad_tokens_on_the_left_and_clips_on_the_right(model_folder, tmp_path):
