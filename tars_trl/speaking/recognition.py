@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..data.audio import TARGET_RATE, load_audio
+from ..data.hub import check_place
 from ..data.word_errors import word_errors
 
 Transcriber = Callable[[Sequence[dict[str, Any]]], list[str]]
@@ -77,13 +78,16 @@ def recognizer(name: str, device: str = "cpu") -> Recognizer:
     """The recogniser called `kind:model`; its model is loaded when something is transcribed.
 
     Raises:
-        ValueError: no such kind.
+        ValueError: no such kind, or no such folder.
+        FileNotFoundError, ConnectionError: the hub has no such model, or cannot be reached.
     """
     kind, colon, model = name.partition(":")
     if kind not in KINDS or not model:
         raise ValueError(
             f"asr={name!r} does not say kind and model. Write transformers:HUB_ID_OR_FOLDER or faster-whisper:FOLDER."
         )
+    if "/" in model:  # a bare name is one of faster-whisper's own sizes
+        check_place("asr", model)
     return KINDS[kind](model, device)
 
 

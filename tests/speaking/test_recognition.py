@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tars_trl.data.audio import load_audio
+from tars_trl.errors import SettingError
 from tars_trl.speaking import voices as engines
 from tars_trl.speaking.clips import finish
 from tars_trl.speaking.recognition import FasterWhisper, TransformersRecognizer, recognizer, word_error_rate
@@ -27,11 +28,14 @@ def test_word_error_rate(reference, heard, rate):
     assert word_error_rate(reference, heard) == pytest.approx(rate)
 
 
-def test_recognizer_is_named_by_kind_and_model():
+def test_recognizer_is_named_by_kind_and_model(tmp_path):
     assert recognizer("transformers:openai/whisper-medium", "cuda:0") == TransformersRecognizer(
         "openai/whisper-medium", "cuda:0"
     )
-    assert recognizer("faster-whisper:/a/b") == FasterWhisper("/a/b")
+    assert recognizer(f"faster-whisper:{tmp_path}") == FasterWhisper(str(tmp_path))
+    assert recognizer("faster-whisper:base") == FasterWhisper("base")
+    with pytest.raises(SettingError, match="asr='/a/whisper': there is no such folder.*Correct the path"):
+        recognizer("faster-whisper:/a/whisper")
     for name in ("openai/whisper-medium", "kaldi:x", "transformers:"):
         with pytest.raises(ValueError, match="kind and model"):
             recognizer(name)
