@@ -80,6 +80,7 @@ def export(settings: ExportSettings) -> None:
         ExportError: what was written answers otherwise than what was trained; nothing is pushed then.
     """
     output_dir, checkpoint = Path(str(settings.output_dir)), str(settings.checkpoint)
+    check_place("checkpoint", checkpoint)
     adapter = settings.format == "adapter"
     remote: dict[str, Any] = {
         "hub_revision": settings.hub_revision, "private": not settings.public, "overwrite": settings.overwrite,
@@ -95,7 +96,6 @@ def export(settings: ExportSettings) -> None:
         )
     results = read_pairs(settings.results, checkpoint)
     check_empty(output_dir)
-    check_place("checkpoint", checkpoint)
     check_place("model", settings.model, settings.model_revision)
     check_place("whole", settings.whole)
     if settings.push_to:  # before anything expensive

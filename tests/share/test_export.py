@@ -175,6 +175,8 @@ def test_settings_that_cannot_work(settings, message):
 def test_without_questions_nothing_can_be_verified(tmp_path):
     with pytest.raises(SettingError, match="does not say what it was trained on: there is no question to ask"):
         export(ExportSettings(str(tmp_path), str(tmp_path / "out")))
+    with pytest.raises(SettingError, match="checkpoint='.*/rnu': there is no such folder"):
+        export(ExportSettings(str(tmp_path / "rnu"), str(tmp_path / "out")))
 
 
 def test_the_run_s_own_questions_are_asked_as_it_was_trained(tiny, tmp_path, monkeypatch):
