@@ -33,6 +33,7 @@ ARCHITECTURES = {
     "voxtral": "voxtral.Voxtral",
     "audioflamingo3": "audio_flamingo_3.AudioFlamingo3",
     "granite_speech": "granite_speech.GraniteSpeech",
+    "gemma4": "gemma4.Gemma4",
     "phi4_multimodal": "phi4_multimodal.Phi4Multimodal",
 }
 """Module and class in this folder, by the `model_type` of a config."""

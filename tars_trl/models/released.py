@@ -93,6 +93,21 @@ RELEASED: dict[str, dict[str, Any]] = {
         "has_lora_adapter": False,
         "tie_word_embeddings": False,
     },
+    "google/gemma-4-E2B-it": {
+        "model_type": "gemma4",
+        "text_config": {
+            "hidden_size": 1536,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 35,
+            "num_key_value_heads": 1,
+            "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7,
+            "num_kv_shared_layers": 20,
+            "use_double_wide_mlp": True,
+            "final_logit_softcapping": 30.0,
+        },
+        "audio_config": {},
+        "vision_config": {},
+    },
     "Qwen/Qwen3-Omni-30B-A3B-Instruct": {
         "model_type": "qwen3_omni_moe_thinker",
         "text_config": {

@@ -5,7 +5,9 @@ import torch
 from peft import get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
+from tars_trl.errors import SettingError
 from tars_trl.models import architecture_of
+from tars_trl.models.gemma4 import Gemma4
 from tars_trl.models.hooks import StatePooler
 from tars_trl.models.prompting import base_of, heard, prompt_batch, twin_prompt
 from tars_trl.models.shared_prefix import (
@@ -134,6 +136,10 @@ def test_packed_equals_repeated_under_checkpointing(speech_llm, lora, reentrant)
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
     model.train()
+    if reentrant and isinstance(architecture, Gemma4):  # whose layers hand on more than their outputs
+        with pytest.raises(SettingError, match="use_reentrant=True"):
+            repeated(model, *batch)
+        return
     assert_same(model, batch)
 
 

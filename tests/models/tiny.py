@@ -16,6 +16,12 @@ from transformers import (
     AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
     AudioFlamingo3Processor,
+    Gemma4AudioFeatureExtractor,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
+    Gemma4ImageProcessor,
+    Gemma4Processor,
+    Gemma4VideoProcessor,
     GenerationConfig,
     GraniteSpeechConfig,
     GraniteSpeechFeatureExtractor,
@@ -38,6 +44,7 @@ from transformers.tokenization_mistral_common import MistralCommonBackend
 
 from tars_trl.data.prompts import spoken_prompt
 from tars_trl.models import as_strings
+from tars_trl.models.gemma4 import Gemma4
 from tars_trl.models.granite_speech import GraniteSpeech
 from tests.models.tiny_phi4 import tiny_random as phi4_multimodal
 
@@ -224,6 +231,54 @@ def granite_speech(seed: int = 0, prepared: bool = True):
     return model, processor
 
 
+def gemma4(seed: int = 0, window: int = 512):
+    """Gemma 4: every other layer sees a window, and the last two of four have the keys and values of the first two."""
+    tokenizer = build_tokenizer(TEST_CORPUS)
+    roles = {f"{edge}{kind}_token": MULTIMODAL_TOKENS[name] for edge, kind, name in (
+        ("bo", "a", "audio_bos_token"), ("eo", "a", "audio_eos_token"),
+        ("bo", "i", "vision_bos_token"), ("eo", "i", "vision_eos_token"),
+    )}  # fmt: skip
+    tokenizer._set_model_specific_special_tokens(special_tokens={**MULTIMODAL_TOKENS, **roles})
+    processor = Gemma4Processor(
+        Gemma4AudioFeatureExtractor(),
+        Gemma4ImageProcessor(),
+        tokenizer,
+        Gemma4VideoProcessor(),
+        chat_template=CHAT_TEMPLATE.replace("<|audio_bos|><|AUDIO|><|audio_eos|>", "<|AUDIO|>"),
+    )
+    small = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "initializer_range": 0.1}
+    config = Gemma4Config(
+        text_config={
+            **TEXT,
+            "vocab_size": len(tokenizer),
+            "vocab_size_per_layer_input": len(tokenizer),
+            "hidden_size_per_layer_input": 8,
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "head_dim": 16,
+            "global_head_dim": 32,
+            "sliding_window": window,
+            "final_logit_softcapping": 30.0,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        },
+        audio_config={**small, "subsampling_conv_channels": [128, 4], "output_proj_dims": 48},
+        vision_config={**small, "intermediate_size": 32, "num_key_value_heads": 2, "head_dim": 16},
+        audio_token_id=processor.audio_token_id,
+        image_token_id=processor.image_token_id,
+        video_token_id=processor.video_token_id,
+    )
+    model = seeded(Gemma4ForConditionalGeneration, config, tokenizer, seed)
+    for layer in model.model.language_model.layers:  # as they are, attention is sharp, and sums are inexact
+        layer.self_attn.q_norm.weight.data.fill_(1 / layer.self_attn.head_dim)
+        for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm, layer.post_per_layer_input_norm):
+            norm.weight.data.fill_(0.3)
+    Gemma4().prepare(model)
+    return model, processor
+
+
 ARCHITECTURES = {
     "qwen2_5_omni_thinker": qwen2_5_omni,
     "qwen3_omni_moe_thinker": qwen3_omni,
@@ -231,6 +286,7 @@ ARCHITECTURES = {
     "voxtral": voxtral,
     "audioflamingo3": audio_flamingo_3,
     "granite_speech": granite_speech,
+    "gemma4": gemma4,
     "phi4_multimodal": phi4_multimodal,
 }
 
