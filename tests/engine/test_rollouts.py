@@ -113,6 +113,30 @@ def test_states_are_those_of_sampling_here(make, monkeypatch, length, correction
     assert pooled[0].abs().max() > 0.1
 
 
+def test_parity_is_checked_once(make, monkeypatch):
+    trainer = make(vllm_parity_tolerance=1e-3)
+    llm, asked = trainer.vllm_generation.llm, []
+    generate = llm.generate
+    monkeypatch.setattr(
+        llm,
+        "generate",
+        lambda prompts, *args, **kwargs: asked.append(len(prompts)) or generate(prompts, *args, **kwargs),
+    )
+    rollout(trainer)
+    once = sum(asked)
+    rollout(trainer)
+    assert len(asked) == 3 and sum(asked) < 2 * once
+
+
+def test_a_teacher_reads_what_vllm_sampled(make):
+    trainer = make(max_steps=1, distillation_weight=1.0)
+    trainer.train()
+    assert trainer._rollout.pooler is not None and "distillation/kl" in trainer.state.log_history[0]
+    output = rollout(trainer)
+    said, spoken = output["teacher_logps"], output["spoken"]
+    assert (said[spoken] < 0).any() and not said[~spoken].any()
+
+
 def test_draws_follow_the_seed(make):
     """The engine has a seed of its own, the same in every run: what is sampled follows the run's all the same."""
     drawn = [rollout(make(output=str(n), seed=seed))["completion_ids"].tolist() for n, seed in enumerate((0, 0, 1))]

@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
 from tars_trl.models.vllm import merged_parameters, with_one_placeholder
+from tests.grpo.vllm_stand_in import stored_names
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16])
@@ -38,6 +39,16 @@ def test_base_weights_do_not_drift(adapted):
     adapted.merge_adapter()
     adapted.unmerge_adapter()
     assert drift() > 0
+
+
+def test_names_are_those_of_the_whole_checkpoint(tiny):
+    """`thinker.` and the name that transformers itself stores a parameter under."""
+    stored = {name: key for key, name in stored_names(copy.deepcopy(tiny[0])).items()}
+    names = {name: Qwen2_5OmniThinker().vllm_parameter(name) for name, _ in tiny[0].named_parameters()}
+    assert names == {name: f"thinker.{key}" for name, key in stored.items()}
+    assert {name.split(".")[1] for name in names.values()} == {"model", "audio_tower", "visual"}
+    head = Qwen2_5OmniThinker().vllm_parameter("lm_head.weight")
+    assert head == "thinker.lm_head.weight"  # tied in the tiny model, not in 7B
 
 
 def test_one_placeholder_a_clip():
