@@ -9,8 +9,10 @@ from tars_trl.errors import QuestionError, SettingError
 from tars_trl.grpo import preparing
 from tars_trl.grpo.resuming import named_checkpoint
 from tars_trl.grpo.rewards import accuracy_reward, check_columns, format_reward
+from tars_trl.models import architecture_of
 from tars_trl.models.loading import number_of_parameters
 from tests.conftest import questions
+from tests.models.tiny import ARCHITECTURES
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,14 @@ from tests.conftest import questions
 def test_adapters_on_the_audio_side_are_refused(make_trainer, adapter):
     with pytest.raises(ValueError, match=r"trainable parameters are on the audio .* such as .*tower.*target_modules"):
         make_trainer(peft_config=adapter)
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if architecture_of(name).longest_clip])
+def test_clips_that_a_processor_would_cut_are_refused(make_trainer, name):
+    model, processor = ARCHITECTURES[name](0)
+    longest = architecture_of(name).longest_clip
+    with pytest.raises(SettingError, match=rf"max_audio_seconds={longest + 1:g}, and .* hears {longest:g} s"):
+        make_trainer(build_model=model, processing_class=processor, max_audio_seconds=longest + 1)
 
 
 @pytest.mark.parametrize("named", ["checkpont-2", "LATEST"])

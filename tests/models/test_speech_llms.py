@@ -12,7 +12,8 @@ from transformers import GenerationConfig
 
 from tars_trl.data.audio import load_audio
 from tars_trl.data.prompts import spoken_prompt, written_prompt
-from tars_trl.models import architecture_of
+from tars_trl.errors import AudioError
+from tars_trl.models import AUDIO_TOKENS, architecture_of
 from tars_trl.models.hooks import StatePooler
 from tests.conftest import question
 from tests.models.tiny import ARCHITECTURES, own_inputs
@@ -109,10 +110,15 @@ def test_poisoned_padding_changes_nothing(speech_llm):
     torch.testing.assert_close(clean_states, poisoned_states, **TOLERANCE)
 
 
-def test_own_forward_agrees(speech_llm):
+# Longer than a window, where a tower has windows; Qwen2-Audio's has one.
+LONG = {"voxtral": 31, "qwen2_audio": 3.9}
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_own_forward_agrees(speech_llm, long):
     """Placed audio gives the logits of the class's own forward, which takes features; a foreign clip does not."""
     architecture, model, processor = speech_llm
-    row = question(0, 0.9)
+    row = question(0, LONG.get(model.config.model_type, 9) if long else 0.9)
     waveform = load_audio(row["audio"])
     expected = model(**own_inputs(processor, row["prompt"], waveform)).logits
 
@@ -176,6 +182,7 @@ def test_states_are_transformers_hidden_states(speech_llm):
 
 def test_placeholders_and_embeddings_must_agree(speech_llm):
     architecture, model, processor = speech_llm
+    assert architecture.audio_token(model) in architecture.unsampled_tokens(model)
     (row,) = prompts(architecture, processor, [("speech", 0, 0.5)])
     (clip,) = architecture.encode(model, [row.features])
     token = architecture.audio_token(model)
@@ -229,6 +236,19 @@ def test_resampled_and_short_clips(speech_llm):
         prompt = architecture.prompt(processor, conversation, np.ones(samples, dtype="float32") * 0.1)
         (clip,) = architecture.encode(model, [prompt.features])
         assert clip.size(0) == prompt.ids.count(architecture.audio_token(model)) > 0
+
+
+def test_what_a_processor_would_cut_is_refused(speech_llm):
+    """Said of each whose processor takes no more; of the others a longer clip is heard whole."""
+    architecture, _, processor = speech_llm
+    conversation, longest = spoken_prompt(question(0)["prompt"]), architecture.longest_clip
+    clip = np.full(int(16_000 * ((longest or 61) + 0.1)), 0.1, dtype="float32")
+    if longest is not None:
+        with pytest.raises(AudioError, match=f"hears {longest:g} s and no more"):
+            architecture.prompt(processor, conversation, clip)
+        return
+    heard = int(architecture.prompt(processor, conversation, clip).features[AUDIO_TOKENS])
+    assert heard >= int(61 * architecture.audio_tokens_per_second)
 
 
 def test_audio_embeddings_of_a_second(speech_llm):
