@@ -276,6 +276,14 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
                 "reference='best' picks by representation similarity, which representation_weight=0 turns off. "
                 "Set reference to 'random' or 'first', or give representation_weight a value."
             )
+        try:
+            if self.behavior_device is not None:
+                torch.empty(0, device=self.behavior_device)
+        except (RuntimeError, AssertionError) as error:
+            raise SettingError(
+                f"behavior_device={self.behavior_device!r}: nothing can be computed there, {error} Name a device of "
+                "this machine, such as cpu, or leave it out."
+            ) from error
         if self.torch_compile and self.modalities != "text":
             raise SettingError(
                 "torch_compile=True cannot be used with spoken questions: audio is placed, and states are pooled, by "

@@ -22,7 +22,8 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, Reposi
 from torch import nn
 
 from .errors import SettingError
-from .settings import fits, json_object
+from .files import json_object, write_whole
+from .settings import fits
 
 SECRET = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 SECRET_NAME = r"[\w-]*(?i:token|key|secret|password)"
@@ -71,7 +72,7 @@ def write_run(
         **environment(),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(facts, indent=2) + "\n")
     return facts
 
 

@@ -7,7 +7,6 @@ with one name, one default and one help text. `check` runs when an instance is m
 import argparse
 import dataclasses
 import difflib
-import json
 import math
 import os
 import re
@@ -23,6 +22,7 @@ from typing import Any
 import yaml
 
 from .errors import EngineError, SettingError, VoiceError
+from .files import json_object
 
 SHOWN_ERRORS = (ValueError, OSError, ImportError, VoiceError, EngineError)
 """What `run` shows as a sentence; anything else is a fault of the program and keeps its traceback."""
@@ -143,6 +143,15 @@ def fits(value: Any, hint: Any) -> bool:
         return value in typing.get_args(hint)
     if typing.get_origin(hint) is list:
         return isinstance(value, list) and all(fits(item, typing.get_args(hint)[0]) for item in value)
+    if typing.get_origin(hint) is tuple:  # of JSON it is a list
+        kinds = typing.get_args(hint)
+        return isinstance(value, list | tuple) and len(value) == len(kinds) and all(map(fits, value, kinds))
+    if typing.get_origin(hint) is dict:
+        return isinstance(value, dict) and all(fits(item, typing.get_args(hint)[1]) for item in value.values())
+    if hint is Any:
+        return True
+    if hint is float and isinstance(value, int) and abs(value) > sys.float_info.max:
+        return False
     if hint in (int, float):
         return isinstance(value, (int, float)[: 1 + (hint is float)]) and not isinstance(value, bool)
     plain = typing.get_origin(hint) or hint
@@ -208,8 +217,6 @@ def parse(*classes: type, args: Sequence[str] | None = None, description: str | 
                 f"{message[0].upper()}{message[1:]}. Correct the command line; --help lists what it takes."
             )
 
-    words = [part for arg in (sys.argv[1:] if args is None else args) for part in arg.split("=", arg.startswith("--"))]
-    names = [described.name for cls in classes for described in dataclasses.fields(cls) if described.init]
     titles, order = _help_groups(classes)
     parser = Parser(
         list(classes),
@@ -219,15 +226,36 @@ def parse(*classes: type, args: Sequence[str] | None = None, description: str | 
         formatter_class=_HelpFormatter,
         conflict_handler="resolve",
     )
-    positional = [d.name for cls in classes for d in dataclasses.fields(cls) if d.metadata.get("positional")]
+    words, values = check_names(classes, sys.argv[1:] if args is None else args)
+    parser.set_defaults_with_config(**values)
+    *instances, remaining = parser.parse_args_into_dataclasses(args=words, return_remaining_strings=True)
+    if remaining:
+        raise SettingError(f"{remaining[0]!r} belongs to no setting. Write --name value; --help lists the names.")
+    return tuple(instances)
+
+
+def check_names(classes: Sequence[type], args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """See that the settings of a command line, and of the files behind its `--config`, are those of the dataclasses.
+
+    Returns:
+        the words without the files, and the files' settings, of which those of a later one count.
+
+    Raises:
+        SettingError: a name that no dataclass knows (the nearest one is named), a value of another type than its
+            field's in a file.
+    """
+    words = [part for arg in args for part in arg.split("=", arg.startswith("--"))]
+    fields = [described for cls in classes for described in dataclasses.fields(cls) if described.init]
+    names = [described.name for described in fields]
+    values: dict[str, Any] = {}
+    positional = [described.name for described in fields if described.metadata.get("positional")]
     if positional and words and not words[0].startswith("-"):
         words.insert(0, f"--{positional[0]}")
     while "--config" in words[:-1]:
         place = words.index("--config")
-        path = words[place + 1]
-        values = read_settings(path)
-        _check_types(values, classes, path)
-        parser.set_defaults_with_config(**values)
+        given = read_settings(words[place + 1])
+        _check_types(given, classes, words[place + 1])
+        values |= given
         del words[place : place + 2]
     for word in words:
         name = word[2:].replace("-", "_")
@@ -238,10 +266,7 @@ def parse(*classes: type, args: Sequence[str] | None = None, description: str | 
             and not {name, name.removeprefix("no_")} & {*names, "help", "config"}
         ):
             raise SettingError(f"{word}: there is no such setting here. {_nearest(name, names)}")
-    *instances, remaining = parser.parse_args_into_dataclasses(args=words, return_remaining_strings=True)
-    if remaining:
-        raise SettingError(f"{remaining[0]!r} belongs to no setting. Write --name value; --help lists the names.")
-    return tuple(instances)
+    return words, values
 
 
 def _help_groups(classes: Sequence[type]) -> tuple[dict[str, str], list[str]]:
@@ -291,7 +316,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
             raise SettingError(f"{below}: there is no such file of settings. Correct the path.")
         try:
             content = yaml.load(below.read_text(encoding="utf-8"), _NamesOnce) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # PyYAML's of odd dates, numbers
             raise SettingError(f"{below} is no YAML, {' '.join(str(error).split())}. Correct that line.") from error
         if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
             names = f" with the names {list(content)}" if isinstance(content, dict) else ""
@@ -307,25 +332,6 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         below = below.parent / base
         if below.resolve() in seen:
             raise SettingError(f"{path}: its base {base} leads back to itself. Name a file that ends the chain.")
-
-
-def json_object(text: str | bytes, name: str) -> dict[str, Any]:
-    """The object that a JSON text holds.
-
-    Args:
-        text: of a file, a setting, ….
-        name: what it is called in an error.
-
-    Raises:
-        SettingError: there is none.
-    """
-    try:
-        value, why = json.loads(text), ""
-    except (ValueError, RecursionError) as error:  # ValueError: also of bytes that are no text
-        value, why = None, f" ({error})"
-    if not isinstance(value, dict):
-        raise SettingError(f'{name} holds no JSON object{why}. Write or restore one, such as {{"a": 1}}.')
-    return value
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

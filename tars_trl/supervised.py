@@ -19,13 +19,14 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from .config import INHERITED, SpeechTrainingSettings
 from .data.answers import completion_text
+from .data.schema import CONTROL, PROBLEMS_SHOWN
 from .errors import QuestionError, SettingError
 from .grpo.kept_run import KeptRun
 from .grpo.preparing import own_settings, prepare_training, usable_questions
 from .models import SpeechLLM
 from .models.prompting import base_of, end_tokens_of, heard, twin_prompt
 from .models.sharding import ClipEncoder
-from .settings import Rule, setting
+from .settings import Rule, fits, setting
 
 Row = dict[str, Any]
 DPO_LOSSES = (
@@ -269,7 +270,7 @@ def completed_questions(dataset: Any, columns: Sequence[str], args: Any) -> Any:
     """The usable rows of a data set (see `usable_questions`), if it has `prompt`, `audio`, `key` and `columns`.
 
     Raises:
-        QuestionError: a column is missing.
+        QuestionError: a column is missing, or a row has no completion there, by key and field.
     """
     for rows in dataset.values() if isinstance(dataset, dict) else [dataset]:
         names = rows.column_names if isinstance(rows, Dataset) else []
@@ -279,4 +280,24 @@ def completed_questions(dataset: Any, columns: Sequence[str], args: Any) -> Any:
                 f"The data set has the columns {rows.column_names}: {missing} are missing, so there is nothing to "
                 "train on. Build it with tars-trl build-preferences, or rename columns."
             )
+        if isinstance(rows, Dataset):
+            _check_completions(rows, columns)
     return usable_questions(dataset, args)
+
+
+def _check_completions(rows: Dataset, columns: Sequence[str]) -> None:
+    """Refuse completions that are no text, and those in which a tokenizer would see a clip or the end of a turn."""
+    problems = []
+    for row in rows.select_columns(["key", *columns]).with_format(None):
+        for name in columns:
+            given = row[name]
+            is_turn = fits(given, list[dict]) and len(given) == 1 and given[0].get("role") == "assistant"
+            text = given[0].get("content") if is_turn else given
+            control = CONTROL.search(text) if isinstance(text, str) else None
+            if not isinstance(text, str):
+                problems.append(f"row {row['key']!r}, {name}: {given!r:.100} is no text and no assistant's message")
+            elif control:
+                problems.append(f"row {row['key']!r}, {name}: {control[0]!r} is no text to the model")
+    if problems:
+        listed = "\n  ".join(problems[:PROBLEMS_SHOWN])
+        raise QuestionError(f"{len(problems)} completions cannot be learned from:\n  {listed}\nCorrect or remove them.")

@@ -191,3 +191,10 @@ print(tars_trl.write_report("run", questions=rows))
     assert done.returncode == 0, done.stderr[-3000:]
     page = (work / "run" / "report.html").read_text()
     assert "Before and after" in page and "<audio" in page and (work / "run" / "README.md").is_file()
+
+
+def test_nothing_tells_users_to_install_this_package_from_a_registry():
+    """It is in none, and whoever took the name there would be run."""
+    wrong = re.compile(r"pip install [\"'`]*tars[-_]trl(?!.*@ git)")
+    files = [path for path in (ROOT / "tars_trl").rglob("*") if path.suffix in (".py", ".jinja")]
+    assert not [path.name for path in files if wrong.search(path.read_text())]

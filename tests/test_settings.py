@@ -88,6 +88,11 @@ def test_command_lines_that_cannot_be_read(args, said):
         ("base: 5", "walk.yaml: base: 5 is a int"),
         ("steps: 1\nsteps: 2", "walk.yaml is no YAML, steps is written twice"),
         ("place: \xe9", "walk.yaml is no YAML, 'utf-8' codec can't decode"),
+        ("place: " + "[" * 2000, "walk.yaml is no YAML, maximum recursion depth"),
+        ("steps: 2024-99-99", "walk.yaml is no YAML, month must be in 1..12"),
+        ("steps: " + "9" * 5000, "walk.yaml is no YAML, Exceeds the limit"),
+        ("steps: !!int x", "walk.yaml is no YAML, invalid literal"),
+        ("steps: !!timestamp x", "walk.yaml is no YAML, "),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, text, said):

@@ -12,9 +12,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from trl import SFTConfig
 
-from tars_trl.errors import AudioError
+from tars_trl.errors import AudioError, QuestionError
 from tars_trl.models.qwen2_5_omni import Qwen2_5OmniThinker
-from tars_trl.supervised import SpeechSFTConfig, SpeechSFTTrainer
+from tars_trl.supervised import SpeechSFTConfig, SpeechSFTTrainer, completed_questions
 from tests.conftest import ROOT, question, questions
 from tests.models.tiny import ARCHITECTURES
 from tests.supervised import REPLIES, SETTINGS, TOLERANCE, gradients, native_logps, rows, said, stir
@@ -133,6 +133,28 @@ def test_what_cannot_work_is_refused(make, tiny):
     for setting, value in {"packing": True, "padding_free": True, "max_length": 512, "lora_r": -1}.items():
         with pytest.raises(ValueError, match=f"{setting}=.*"):
             make(**{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("completions", "why"),
+    [
+        ([None, "one"], "row 'q0', completion: None is no text"),
+        ([5, 6], "row 'q0', completion: 5 is no text"),
+        ([[], said("one")], r"row 'q0', completion: \[\] is no text"),
+        ([said("one"), said(None)], "row 'q1', completion: .* is no text and no assistant's message"),
+        ([said("one"), [{"role": "user", "content": "two"}]], "row 'q1', completion: .*user.* is no text"),
+        ([said("one"), said("one") * 2], "row 'q1', completion: .* is no text"),
+        (["one", "two <|AUDIO|> three"], r"row 'q1', completion: '<\|AUDIO\|>' is no text to the model"),
+        (["one<|im_end|>", "two"], r"row 'q0', completion: '<\|im_end\|>' is no text to the model"),
+    ],
+)
+def test_completions_that_cannot_be_learned_from_are_refused_by_row(completions, why):
+    args = SpeechSFTConfig("out", **SETTINGS)
+    with pytest.raises(QuestionError, match=why):
+        completed_questions(rows(2, completion=completions), ("completion",), args)
+    pairs = rows(2, chosen=["a", "b"], rejected=completions)
+    with pytest.raises(QuestionError, match=why.replace("completion", "rejected", 1)):
+        completed_questions(pairs, ("chosen", "rejected"), args)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from ..data.hub import check_place
 from ..errors import SettingError
 from ..evaluation.drift import Drift, layer_set_stats, layer_stats, measure_drift, pooled_change, read_layer_stats
 from ..evaluation.results import read_pair
+from ..files import parse_json
 from ..report.plots import check_matplotlib, plot_drift, plot_layer_sets
 from ..sampling.complete import complete, decoding
 from ..sampling.shared import SamplingSettings, chosen_questions, model_loader, start_processes
@@ -70,7 +71,7 @@ class DriftSettings(SamplingSettings):
 def read_completions(path: str) -> dict[str, str]:
     """Written completions by key: a samples file of `evaluate`, or .jsonl lines with `key` and `text`."""
     try:
-        lines = [json.loads(line) for line in Path(path).read_bytes().split(b"\n") if line.strip()]
+        lines = [parse_json(line) for line in Path(path).read_bytes().split(b"\n") if line.strip()]
         written = [line for line in lines if line.get("modality", "text") == "text"]
         texts = {line["key"]: line["resps"][0][0] if "resps" in line else line["text"] for line in written}
     except OSError as error:

@@ -7,6 +7,7 @@ Any setting can be overridden behind the file, for example `--learning_rate 1e-5
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .. import TARSGRPOConfig, TARSGRPOTrainer, accuracy_reward, format_reward, load_questions
@@ -37,6 +38,12 @@ def train(
     """
     asked, config = parse(TrainingSettings, config_class, args=args, description=description)
     check_place("model", asked.model, asked.model_revision)
+    folder = Path(str(asked.model))
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise SettingError(
+            f"model={asked.model!r} is an adapter, and a training starts from a whole model. Make one of it with "
+            "tars-trl export --format merged, or go on with its run: --resume_from_checkpoint last."
+        )
     config.model_init_kwargs = {
         "dtype": asked.dtype,
         "revision": asked.model_revision,

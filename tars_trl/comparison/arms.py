@@ -17,13 +17,16 @@ from typing import Any
 from peft import PeftModel
 from transformers.utils import ADAPTER_CONFIG_NAME
 
+from ..config import TARSGRPOConfig
 from ..errors import SettingError
 from ..evaluation.run import find_evaluation
 from ..evaluation.settings import EvaluationSettings
+from ..files import json_object, write_whole
 from ..grpo.resuming import last_checkpoint
 from ..models.loading import identity, load_model, load_processor
 from ..record import command_line
-from ..settings import Settings, read_settings, setting
+from ..settings import Settings, TrainingSettings, check_names, read_settings, setting
+from ..supervised import SpeechDPOConfig, SpeechSFTConfig
 from .study import Study, read_answers, read_training
 from .table import BASE, Measured, make_rows, markdown, plot_arms, write_csv
 
@@ -36,7 +39,7 @@ class ComparisonSettings(Settings):
     """Settings of a comparison."""
 
     arms: list[str] = setting([], "YAML files of the arms, in the table's order.", required=True)
-    seeds: list[int] = setting([0, 1, 2], "Each arm is trained with each of these.", least=0)
+    seeds: list[int] = setting([0, 1, 2], "Each arm is trained with each of these.", least=0, required=True)
     output_dir: str = setting("runs/compare", "Folder of the runs and of the table.")
     task: str | None = setting(
         None, "Held-out questions: one task as `evaluate` takes it, such as NAME=PATH.", required=True
@@ -103,7 +106,11 @@ def plan_runs(settings: ComparisonSettings) -> list[Run]:
                 f"{arm}: the first word of its name, {method!r}, is no method, so nothing says what trains it. "
                 f"Let the name begin with one of {', '.join(METHODS)}, such as grpo_{arm.name}."
             )
+    if len(set(settings.seeds)) < len(settings.seeds):
+        raise SettingError(f"seeds={settings.seeds}: a run would count twice. Give each seed once.")
     models = {arm.stem: read_settings(arm).get("model") for arm in arms}
+    if None in models.values():
+        raise SettingError(f"The arms train {models}: a file names no model. Write `model: …` in each, or its base.")
     if len(set(models.values())) > 1:
         raise SettingError(
             f"The arms train different models, {models}, which no table compares. Give arms of one model."
@@ -113,6 +120,20 @@ def plan_runs(settings: ComparisonSettings) -> list[Run]:
         if len(Path(data).parts) > 2 and not Path(data).exists() and not settings.dry_run:
             raise SettingError(f"{arm}: its data set {data} does not exist. Build it with build-preferences.")
     variants, starts = (_pairs(name, getattr(settings, name), arms) for name in ("variants", "after"))
+    names: list[str] = []
+    for arm in arms:
+        for other in starts.get(arm.stem, [])[:1]:
+            if other not in names:
+                raise SettingError(
+                    f"after: {arm.stem!r} starts where {other!r} ends, which is no run before it. Runs before it are "
+                    f"{', '.join(names) or 'none'}."
+                )
+        tried = variants.get(arm.stem, [""])
+        names += [f"{arm.stem}.{number}" if len(tried) > 1 else arm.stem for number in range(1, len(tried) + 1)]
+        for variant in tried:  # a misspelt setting of the last arm would be noticed after days
+            kinds = {"sft": SpeechSFTConfig, "dpo": SpeechDPOConfig}
+            config = kinds.get(methods[arm], TARSGRPOConfig)
+            check_names((TrainingSettings, config), ["--config", str(arm), *_words(settings.overrides, variant)])
     runs = []
     for seed in settings.seeds:
         for arm in arms:
@@ -124,10 +145,18 @@ def plan_runs(settings: ComparisonSettings) -> list[Run]:
                 before = Path(settings.output_dir) / f"{start[0]}-seed{seed}" if start else None
                 command = [*shlex.split(settings.launch), *module_words(METHODS[methods[arm]]), "--config", str(arm)]
                 command += ["--seed", str(seed), "--output_dir", str(folder), "--resume_from_checkpoint", "last"]
-                command += shlex.split(f"{settings.overrides} {variant}")
+                command += _words(settings.overrides, variant)
                 command += ["--model", str(folder / "start")] if start else []
                 runs.append(Run(arm, name, seed, folder, command, variant, before))
     return runs
+
+
+def _words(*texts: str) -> list[str]:
+    """Settings that are written as on a command line, as words."""
+    try:
+        return shlex.split(" ".join(texts))
+    except ValueError as error:
+        raise SettingError(f"{' '.join(texts)!r} is no command line, {error}. Close the quotation mark.") from error
 
 
 def _pairs(setting_name: str, entries: list[str], arms: list[Path]) -> dict[str, list[str]]:
@@ -176,7 +205,7 @@ def train(run: Run, settings: ComparisonSettings) -> float | None:
         "data": _data_digest(str(own.get("dataset", ""))),
     }
     record, state = run.folder / "arm.json", run.folder / "trainer_state.json"
-    earlier = json.loads(record.read_text()) if record.is_file() else {}
+    earlier = json_object(record.read_bytes(), str(record)) if record.is_file() else {}
     resumed = earlier.pop("resumed", False)
     if earlier != made_with and (earlier or state.is_file()):
         raise SettingError(
@@ -188,12 +217,12 @@ def train(run: Run, settings: ComparisonSettings) -> float | None:
         if run.after is not None and not (run.folder / "start" / "config.json").is_file():
             _merge(run.after, run.folder / "start", read_settings(run.arm))
         resumed = resumed or last_checkpoint(str(run.folder)) is not None
-        record.write_text(json.dumps({**made_with, "resumed": resumed}, indent=2) + "\n")
+        write_whole(record, json.dumps({**made_with, "resumed": resumed}, indent=2) + "\n")
         launch(run.command)
     if resumed:
         return None
-    history = json.loads(state.read_text())["log_history"]
-    return next(float(entry["train_runtime"]) for entry in reversed(history) if "train_runtime" in entry)
+    history = json_object(state.read_bytes(), str(state))["log_history"]
+    return next((float(entry["train_runtime"]) for entry in reversed(history) if "train_runtime" in entry), None)
 
 
 def _merge(run: Path, folder: Path, own: dict[str, Any]) -> None:

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
+from ..errors import NotLoggedError
 from ..evaluation.metrics import Interval, mcnemar, middle_95
-from ..evaluation.results import read_results, read_samples
+from ..evaluation.results import read_results, read_twins
+from ..files import json_object, read_json, write_whole
+from ..settings import fits
 from .table import BASE
 
 RESAMPLES = 10_000
@@ -52,6 +55,9 @@ class Training:
     """Of the metrics in `LOGGED`, over the logged steps."""
 
 
+RECORDS: dict[str, Any] = {"answers": Answers, "training": Training}
+
+
 @dataclass
 class Study:
     """Everything that was measured."""
@@ -62,13 +68,35 @@ class Study:
     def write(self, path: Path) -> None:
         """As JSON, one record a line."""
         lines = {name: ",\n".join(json.dumps(asdict(row)) for row in rows) for name, rows in vars(self).items()}
-        path.write_text("{" + ",\n".join(f'"{name}": [\n{rows}\n]' for name, rows in lines.items()) + "}\n")
+        write_whole(path, "{" + ",\n".join(f'"{name}": [\n{rows}\n]' for name, rows in lines.items()) + "}\n")
 
     @classmethod
     def read(cls, path: Path) -> "Study":
-        """What `write` has written."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls([Answers(**row) for row in content["answers"]], [Training(**row) for row in content["training"]])
+        """What `write` has written.
+
+        Raises:
+            NotLoggedError: it is something else, damaged, or without the untrained model's or a trained one's answers.
+        """
+        try:
+            content = read_json(path)
+            study = cls(*([kind(**row) for row in content[name]] for name, kind in RECORDS.items()))
+        except (ValueError, TypeError, LookupError) as error:
+            raise NotLoggedError(f"{path} is no results.json of a comparison ({error}). Give one.") from error
+        for row in (*study.answers, *study.training):
+            kinds = get_type_hints(type(row))
+            wrong = next((name for name, kind in kinds.items() if not fits(getattr(row, name), kind)), None)
+            if wrong is not None:
+                raise NotLoggedError(f"{path}: {wrong}={getattr(row, wrong)!r:.100} is not what a comparison writes.")
+        for row in study.answers:
+            others = [len(other.speech) for other in study.answers if other.task == row.task]
+            if len({*others, len(row.text)}) > 1 or {*row.speech, *row.text} - {"0", "1"} or not row.speech:
+                raise NotLoggedError(f"{path}: the answers of {row.arm}, seed {row.seed}, to {row.task} are damaged.")
+        asked = {row.task for row in study.answers if row.arm == BASE}
+        if not study.arms or not asked or not asked.issuperset(study.tasks):
+            raise NotLoggedError(
+                f"{path} lacks answers of the untrained model or of all others. Let compare end first."
+            )
+        return study
 
     def of(self, arm: str, task: str, step: int | None = None) -> list[Answers]:
         """An arm's answers on a task, by seed, at a step (None: the last one measured)."""
@@ -89,18 +117,15 @@ class Study:
 
 def read_answers(results: Path, arm: str, seed: int, step: int) -> Answers:
     """A model's answers, from its results file and the samples beside it."""
-    samples = read_samples(results)
-    rows = {name.rpartition("_")[2]: sorted(lines, key=lambda line: line["key"]) for name, lines in samples.items()}
-    task = next(iter(samples)).rpartition("_")[0]
-    speech, text = ("".join("01"[line["acc"] == 1] for line in rows[modality]) for modality in ("speech", "text"))
-    domains = [line.get("domain") for line in rows["text"]]
-    named = [str(domain) for domain in domains if domain is not None]
-    return Answers(arm, seed, step, task, speech, text, named, read_results(results)["git_hash"])
+    task, twins = read_twins(results)
+    speech, text = ("".join("01"[line["acc"] == 1] for line in side) for side in zip(*twins, strict=True))
+    named = [str(written["domain"]) for _, written in twins if written.get("domain") is not None]
+    return Answers(arm, seed, step, task, speech, text, named, read_results(results).get("git_hash"))
 
 
 def read_training(folder: Path, arm: str, seed: int, variant: str, seconds: float | None) -> Training:
     """What the log of a run says of it."""
-    history = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    history = json_object((folder / "trainer_state.json").read_bytes(), f"{folder}/trainer_state.json")["log_history"]
     values: dict[str, list[float]] = {}
     for entry in history:
         for name, value in entry.items():

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..data.prompts import MODALITIES
 from ..evaluation.metrics import Interval, bootstrap_interval, wilson_interval
-from ..evaluation.results import read_results, read_samples
+from ..evaluation.results import read_results, read_twins
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,11 +60,9 @@ class TableRow:
 
 def read_measured(results: Path, train_seconds: float | None = None) -> Measured:
     """A model's answers, from its results file and the samples beside it."""
-    right: dict[str, dict[str, bool]] = {}
-    for name, lines in read_samples(results).items():
-        right[name.rpartition("_")[2]] = {line["key"]: line["acc"] == 1 for line in lines}
-    speech, text = ([right[modality][key] for key in sorted(right["text"])] for modality in MODALITIES)
-    return Measured(speech, text, train_seconds, read_results(results)["git_hash"])
+    _, twins = read_twins(results)
+    speech, text = ([line["acc"] == 1 for line in side] for side in zip(*twins, strict=True))
+    return Measured(speech, text, train_seconds, read_results(results).get("git_hash"))
 
 
 def make_rows(measured: Mapping[str, Sequence[Measured]], seed: int = 0) -> list[TableRow]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..files import parse_json
+
 Line = dict[str, Any]
 
 
@@ -47,10 +49,11 @@ def read_lines(files: Iterable[Path]) -> dict[str, Line]:
         # Split at \n alone: splitlines() also splits at line separators that a completion may hold.
         for text in path.read_bytes().split(b"\n"):
             try:
-                line = json.loads(text)
-            except (json.JSONDecodeError, UnicodeDecodeError):
+                line = parse_json(text)
+            except ValueError:
                 continue
-            by_key[line["key"]] = line
+            if isinstance(line, dict) and isinstance(line.get("key"), str):
+                by_key[line["key"]] = line
     return by_key
 
 

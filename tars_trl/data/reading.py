@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
 from ..errors import QuestionError
+from ..files import parse_json
 from .hub import check_on_hub, nearest
 from .schema import unify_content
 
@@ -137,8 +137,8 @@ def _jsonl_rows(lines: Iterable[str], table: Path) -> Iterable[dict]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise QuestionError(f"{table}, line {number}: not JSON, {error}. Write one object a line.") from error
         if not isinstance(row, dict):
             raise QuestionError(f"{table}, line {number}: not a JSON object. Write one object a line.")
@@ -153,8 +153,8 @@ def _csv_rows(lines: Iterable[str], table: Path) -> Iterable[dict]:
         for name in ("options", "answer_index"):
             if row.get(name):
                 try:
-                    row[name] = json.loads(row[name])
-                except (ValueError, RecursionError) as error:
+                    row[name] = parse_json(row[name])
+                except ValueError as error:
                     raise QuestionError(
                         f'{table}, row {number}, {name}: it is read as JSON, {error}. Write ["one", "two"] and 0.'
                     ) from error

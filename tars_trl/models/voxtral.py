@@ -1,4 +1,4 @@
-"""Voxtral, whose processor is mistral-common: `pip install "tars-trl[voxtral]"`."""
+"""Voxtral, whose processor is mistral-common: `pip install "mistral-common[audio]>=1.11.5"`."""
 
 import base64
 import io

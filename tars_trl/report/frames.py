@@ -18,7 +18,8 @@ from ..data.reading import UNFIT
 from ..errors import NotLoggedError
 from ..evaluation.metrics import wilson_interval
 from ..evaluation.results import read_samples
-from ..settings import fits, json_object
+from ..files import json_object
+from ..settings import fits
 
 NOT_REWARDS = ("step", "prompt", "completion", "key", "modality", "advantage")
 """Columns of a completions file that are no reward."""
@@ -173,7 +174,7 @@ def samples_frame(path: str | Path) -> DataFrame:
     for task in [name.removesuffix("_text") for name in samples if name.endswith("_text")]:
         spoken = {line["key"]: line for line in samples.get(f"{task}_speech", ())}
         for text in samples[f"{task}_text"]:
-            if text["key"] not in spoken or "acc" not in text:
+            if text["key"] not in spoken or text.get("acc") is None:
                 continue
             row = {
                 "key": text["key"],

@@ -217,7 +217,9 @@ def _held_out(evaluation: Path, rows: Mapping[str, Mapping[str, Any]], samples: 
     kinds: dict[str, list[dict[str, Any]]] = {"mended": [], "wrong": []}
     try:
         before, after = (samples_frame(evaluation / name).set_index("key") for name in ("before", "after"))
-    except (OSError, ValueError):  # no evaluations, or without samples
+    except (OSError, ValueError) as error:  # no evaluations, without samples, or damaged
+        if evaluation.is_dir():
+            logger.warning("No held-out questions: %s", error)
         return kinds
     mended = after["speech_right"] & ~before["speech_right"].reindex(after.index, fill_value=True)
     for kind, chosen in (("mended", after[mended]), ("wrong", after[~after["speech_right"]])):

@@ -40,7 +40,7 @@ def read_pairs(paths: Sequence[str | Path], checkpoint: str | Path | None = None
     places: dict[str, Path] = {}
     for file in map(results_file, paths):
         content = read_results(file)
-        of_file = {**content.get("pairs", {}), **content.get("averages", {})}
+        of_file = content["pairs"] | content["averages"]
         if not of_file:
             raise ValueError(
                 f"results: {file} holds no result in both modalities. Give results files of an evaluation with "

@@ -98,6 +98,10 @@ def export(settings: ExportSettings) -> None:
     check_empty(output_dir)
     check_place("model", settings.model, settings.model_revision)
     check_place("whole", settings.whole)
+    questions: list[tuple[Modality, dict[str, Any]]] = []
+    if settings.verify:
+        row = load_questions(str(dataset), split, limit=1, system_prompt=system_prompt)[0]
+        questions = [("speech", row), ("text", row)]
     if settings.push_to:  # before anything expensive
         prepare_repository(settings.push_to, folder=output_dir, **remote)
     place = (settings.model, checkpoint) if settings.model else (checkpoint, None)
@@ -110,10 +114,6 @@ def export(settings: ExportSettings) -> None:
         facts |= {"base_model": settings.model, "base_revision": settings.model_revision}
         if isinstance(model, PeftModel):
             model.active_peft_config.base_model_name_or_path = settings.model
-    questions: list[tuple[Modality, dict[str, Any]]] = []
-    if settings.verify:
-        row = load_questions(str(dataset), split, limit=1, system_prompt=system_prompt)[0]
-        questions = [("speech", row), ("text", row)]
     expected = greedy_answers(model, processor, questions, settings.max_completion_length)
     untrained = untrained_logits(model, processor, questions, expected)
 

@@ -1,7 +1,6 @@
 """Pushing a model or a data set to the hub: only when asked, private unless asked, nothing overwritten unless asked."""
 
 import hashlib
-import json
 import logging
 import tempfile
 from pathlib import Path
@@ -12,6 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.utils.sha import git_hash
 
 from ..errors import SettingError
+from ..files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _run_id(api: HfApi, repo_id: str, branch: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         try:
             file = api.hf_hub_download(repo_id, "run.json", revision=branch, local_dir=folder)
-            return json.loads(Path(file).read_text(encoding="utf-8"))["run_id"]
+            return read_json(file)["run_id"]
         except (EntryNotFoundError, ValueError, KeyError, TypeError):
             return None
 

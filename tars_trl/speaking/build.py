@@ -29,6 +29,7 @@ from tqdm import tqdm
 from ..data.audio import TARGET_RATE
 from ..data.journal import append_lines, read_lines
 from ..errors import SettingError
+from ..files import json_object, write_whole
 from .clips import CODECS
 from .recognition import Recognizer, recognizer
 from .say import Outcome, Speaker, say_all
@@ -93,7 +94,7 @@ def _count_splits(work: Path) -> dict[str, dict[str, Any]]:
     """What a build has kept and dropped so far, by split; see `build`."""
     counts: dict[str, dict[str, Any]] = {}
     for split, written in _written(work).items():
-        shards = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(work.glob(f"{split}-[0-9]*.json"))]
+        shards = [json_object(file.read_bytes(), str(file)) for file in sorted(work.glob(f"{split}-[0-9]*.json"))]
         dropped = sum((Counter(shard["dropped"]) for shard in shards), Counter(written["dropped"]))
         counts[split] = {**written, "dropped": dict(dropped.most_common())}
         if shards:
@@ -119,10 +120,10 @@ def _write_text(settings: BuildSettings, work: Path) -> None:
     for split, kept in rows.items():
         _replace(work / f"text-{split}.parquet", lambda path, kept=kept: kept.to_parquet(path))
         lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in dropped[split]]
-        _replace_text(work / f"dropped-{split}.jsonl", "".join(lines))
+        write_whole(work / f"dropped-{split}.jsonl", "".join(lines))
         reasons = Counter(entry["reason"] for entry in dropped[split])
         counts[split] = {"questions": len(kept) + len(dropped[split]), "kept": len(kept), "dropped": reasons}
-    _replace_text(work / "text.json", json.dumps(counts, indent=2))  # last: with it the stage is done
+    write_whole(work / "text.json", json.dumps(counts, indent=2))  # last: with it the stage is done
 
 
 def _speak(settings: BuildSettings, output: Path, engines: Mapping[str, Engine], listener: Recognizer | None) -> None:
@@ -168,7 +169,7 @@ def _speak_split(speaker: Speaker, split: str, output: Path, settings: BuildSett
 
     for number, (report, journal) in enumerate(zip(reports, journals, strict=True)):
         if report.is_file():
-            content = json.loads(report.read_text(encoding="utf-8"))
+            content = json_object(report.read_bytes(), str(report))
             tally.update(content["dropped"], kept=content["kept"])
         else:
             outcomes[number] = read_lines([journal] if journal.is_file() else [])
@@ -213,7 +214,7 @@ def _write_shard(
     }
     if kept:  # `datasets` cannot read a file without rows
         _replace(place, lambda path: pq.write_table(pa.Table.from_pylist(kept, schema=schema), path))
-    _replace_text(report, json.dumps(content, indent=2, ensure_ascii=False))  # last: with it the shard is done
+    write_whole(report, json.dumps(content, indent=2, ensure_ascii=False))  # last: with it the shard is done
 
 
 # ---- Files ---------------------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def _hold(work: Path) -> Iterator[Path]:
 def _check_agreement(file: Path, settings: BuildSettings, stage: str) -> None:
     """See that a stage that is continued has the settings it began with, and note those of one that begins."""
     now = json.loads(json.dumps(settings.fixed(stage)))
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    before = json_object(file.read_bytes(), str(file)) if file.is_file() else {}
     changed = [name for name in now if name in before and now[name] != before[name]]
     if changed:
         changes = "; ".join(f"{name} was {before[name]!r}, now {now[name]!r}" for name in changed)
@@ -243,7 +244,7 @@ def _check_agreement(file: Path, settings: BuildSettings, stage: str) -> None:
             f"output_dir={settings.output_dir!r} belongs to a build with other settings ({changes}): its rows would "
             "not go together with new ones. Use the old settings, name another folder, or remove this one."
         )
-    _replace_text(file, json.dumps({**before, **now}, indent=2, ensure_ascii=False))
+    write_whole(file, json.dumps({**before, **now}, indent=2, ensure_ascii=False))
 
 
 def _written(work: Path) -> dict[str, dict[str, Any]]:
@@ -251,11 +252,7 @@ def _written(work: Path) -> dict[str, dict[str, Any]]:
     file = work / "text.json"
     if not file.is_file():
         raise SettingError(f"There is no {file}, so there is nothing to go on from. Run --stage text first.")
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _replace_text(place: Path, text: str) -> None:
-    _replace(place, lambda path: path.write_text(text, encoding="utf-8"))
+    return json_object(file.read_bytes(), str(file))
 
 
 def _replace(place: Path, write: Any) -> None:

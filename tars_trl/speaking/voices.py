@@ -5,9 +5,9 @@ loads its own model when it first needs it. What they need is installed from ord
 
     flite       apt-get install flite                              kal, awb, kal16, rms, slt
     espeak-ng   apt-get install espeak-ng                          en-us, en-gb, … with variants: en-us+f3
-    hibari      pip install "tars-trl[data]"                       heart; others are downloaded by hibari when asked for
+    hibari      pip install hibari-tts==0.2.1                      heart; others are downloaded by hibari when asked for
     piper       pip install piper-tts, and a voice                 path of its .onnx file
-    kokoro      pip install "tars-trl[data]", and a folder         af_heart, am_michael, bf_emma, … (see `Kokoro`)
+    kokoro      pip install hibari-tts==0.2.1, and a folder        af_heart, am_michael, bf_emma, … (see `Kokoro`)
     http        a server of yours (see `HttpEngine`)               whatever it knows
 """
 
@@ -92,7 +92,7 @@ class Hibari:
     """hibari-tts (Apache-2.0): one very clear voice inside the package, about 100 times faster than speech."""
 
     def check(self, voice: str) -> None:
-        _imported("hibari", f"hibari:{voice}", 'pip install "tars-trl[data]"')
+        _imported("hibari", f"hibari:{voice}", "pip install hibari-tts==0.2.1")
         from hibari.voices import VOICES
 
         if voice not in VOICES:
@@ -136,7 +136,7 @@ class Kokoro:
 
     def check(self, voice: str) -> None:
         for module in ("hibari", "onnxruntime"):
-            _imported(module, f"kokoro:{voice}", 'pip install "tars-trl[data]"')
+            _imported(module, f"kokoro:{voice}", "pip install hibari-tts==0.2.1")
         for name in ("model.onnx", "vocab.json", f"voices/{voice}.bin"):
             _is_file(f"{self.folder}/{name}", f"kokoro:{voice}", "Set kokoro_folder to a folder that has it")
 

@@ -68,8 +68,8 @@ def spell(number: int | str, kind: str = "cardinal") -> str:
         from num2words import num2words
     except ImportError as error:
         raise ImportError(
-            f"{number!r} has to be said in words, and num2words is not installed. Install the extra: "
-            'pip install "tars-trl[data]".'
+            f"{number!r} has to be said in words, and num2words is not installed. Bring it with: "
+            "pip install 'num2words>=0.5.13'"
         ) from error
     return num2words(number, to=kind).replace(",", "")
 

@@ -322,8 +322,47 @@ def test_what_cannot_be_compared_is_refused(parts):
     (run,) = plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm.rename(folder / "dpo_x.yaml"))], seeds=[0]))
     assert run.command[2:4] == ["-m", "tars_trl.commands.dpo"]
     arm.write_text("dataset: runs/not/there\n")
+    with pytest.raises(ValueError, match=r"names no model"):
+        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm)]))
+    arm.write_text("model: a/b\ndataset: runs/not/there\n")
     with pytest.raises(ValueError, match=r"Build it with build-preferences"):
         plan_runs(ComparisonSettings(task="sd_qa", arms=[str(arm)]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": [0, 0]}, "a run would count twice"),
+        ({"seeds": []}, "seeds is not given"),
+        ({"overrides": "--learning_rat 1"}, "learning_rat: there is no such setting here. Did you mean learning_rate"),
+        ({"variants": ["grpo: --lr 1"]}, "--lr: there is no such setting here"),
+        ({"overrides": '--x "a'}, "is no command line, No closing quotation"),
+        ({"after": ["sft: grpo"]}, "which is no run before it. Runs before it are none"),
+        ({"after": ["grpo: grpo"]}, "which is no run before it. Runs before it are sft"),
+        ({"after": ["grpo: nowhere"]}, "which is no run before it"),
+    ],
+)
+def test_what_would_fail_after_days_of_training_is_refused_before_it(tmp_path, changes, said):
+    for name in ("sft", "grpo"):
+        (tmp_path / f"{name}.yaml").write_text("model: a/b\n")
+    listed = [str(tmp_path / f"{name}.yaml") for name in ("sft", "grpo")]
+    with pytest.raises(SettingError, match=said):
+        plan_runs(ComparisonSettings(**{"task": "sd_qa", "arms": listed, **changes}))
+
+
+def test_a_misspelt_setting_in_any_arm_is_named_before_the_first_trains(tmp_path):
+    (tmp_path / "sft.yaml").write_text("model: a/b\n")
+    (tmp_path / "grpo.yaml").write_text("model: a/b\nbehaviour_weight: 1\n")
+    with pytest.raises(SettingError, match=r"grpo\.yaml: behaviour_weight is no .* Did you mean behavior_weight"):
+        plan_runs(ComparisonSettings(task="sd_qa", arms=[str(tmp_path / "sft.yaml"), str(tmp_path / "grpo.yaml")]))
+
+
+def test_a_damaged_record_of_an_arm_is_named(parts, trained):
+    folder, arguments = parts
+    (folder / "out" / "sft-seed0").mkdir(parents=True)
+    (folder / "out" / "sft-seed0" / "arm.json").write_text('{"settings": {')
+    with pytest.raises(SettingError, match=r"arm\.json holds no JSON object"):
+        main(arguments)
 
 
 def test_variants_checkpoints_and_what_carries_over(parts, trained, monkeypatch):

@@ -1,5 +1,6 @@
 """The figures of a study, by hand; and its tables from a file alone."""
 
+import json
 import random
 
 import numpy as np
@@ -25,7 +26,7 @@ from tars_trl.comparison.study import (
     steps_to,
 )
 from tars_trl.comparison.table import BASE
-from tars_trl.errors import SettingError
+from tars_trl.errors import NotLoggedError, SettingError
 from tars_trl.settings import parse, read_settings
 from tars_trl.supervised import SpeechSFTConfig
 from tests.conftest import ROOT
@@ -145,3 +146,43 @@ def test_arms_of_the_study_see_the_same(monkeypatch):
     trained = {name: {key: arm[key] for key in arm if key not in own} for name, arm in arms.items() if name != "sft"}
     assert all(arm == trained["tars"] for arm in trained.values())
     assert arms["sft"]["max_steps"] * arms["sft"]["per_device_train_batch_size"] == 120 * 48 // 8
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, None) for name in ("arm", "seed", "step", "task", "speech", "text", "domains")),
+        *((name, [1]) for name in ("arm", "seed", "step", "task", "speech", "text", "domains")),
+        *((name, "x") for name in ("seed", "step", "task", "speech", "text", "domains")),
+        *((name, "") for name in ("speech", "text")),
+    ],
+)
+def test_damaged_answers_are_refused(tmp_path, name, value):
+    made().write(tmp_path / "results.json")
+    content = json.loads((tmp_path / "results.json").read_text())
+    content["answers"][-1][name] = value
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(NotLoggedError, match=r"results\.json"):
+        study_command.main([str(tmp_path / "results.json"), "--pairs", "better: worse"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[]", "null", "x", '{"answers": [', '{"answers": [], "training": []}', '{"answers": [5], "training": []}',
+     '{"answers": [{"arm": "a"}], "training": []}', '{"answers": [], "training": [{"arm": "a", "more": 1}]}',
+     '{"answers": ' + "[" * 960 + "]" * 960 + ', "training": []}'],
+)  # fmt: skip
+def test_files_that_hold_no_study_are_refused(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(NotLoggedError, match=r"results\.json"):
+        study_command.main([str(tmp_path / "results.json")])
+
+
+def test_a_study_without_the_untrained_model_or_with_other_questions_is_refused(tmp_path):
+    changes = (lambda rows: rows[2:], lambda rows: rows[:2], lambda rows: [*rows[:-1], {**rows[-1], "speech": "1"}])
+    for change in changes:
+        made().write(tmp_path / "results.json")
+        content = json.loads((tmp_path / "results.json").read_text())
+        (tmp_path / "results.json").write_text(json.dumps({**content, "answers": change(content["answers"])}))
+        with pytest.raises(NotLoggedError, match=r"results\.json"):
+            study_command.main([str(tmp_path / "results.json"), "--choose", "true"])

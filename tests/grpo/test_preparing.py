@@ -1,10 +1,16 @@
 """What is refused before a model is loaded or trained, by name."""
 
+import logging
+import os
+from importlib import metadata
+
 import pytest
 import torch
-from peft import IA3Config, LoHaConfig, LoraConfig
+from datasets import Audio
+from peft import IA3Config, LoHaConfig, LoraConfig, get_peft_model
 
 from tars_trl import TARSGRPOConfig, TARSGRPOTrainer
+from tars_trl.commands import train
 from tars_trl.errors import QuestionError, SettingError
 from tars_trl.grpo import preparing
 from tars_trl.grpo.resuming import named_checkpoint
@@ -35,6 +41,70 @@ def test_clips_that_a_processor_would_cut_are_refused(make_trainer, name):
     longest = architecture_of(name).longest_clip
     with pytest.raises(SettingError, match=rf"max_audio_seconds={longest + 1:g}, and .* hears {longest:g} s"):
         make_trainer(build_model=model, processing_class=processor, max_audio_seconds=longest + 1)
+
+
+def test_adapters_that_come_with_the_model_and_are_frozen_are_named(make_trainer, tiny, caplog):
+    make_trainer()
+    assert "came with" not in caplog.text
+    both = get_peft_model(tiny[0], LoraConfig(r=2, target_modules=["q_proj"]))
+    with caplog.at_level(logging.WARNING, logger=preparing.__name__):
+        trainer = make_trainer(build_model=both)
+    (said,) = [record.getMessage() for record in caplog.records if "adapters that the model came with" in record.msg]
+    sides = tuple(trainer.architecture.audio_modules.values())
+    trained = [name for name, weight in trainer._base.named_parameters() if weight.requires_grad]
+    assert trained and not any(name.startswith(sides) for name in trained)
+    assert "audio_tower.layers.0.self_attn.q_proj" in said and "language_model" not in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"report_to": ["nothing_such"]}, r"report_to=\['nothing_such'\]: nothing_such is not supported"),
+        ({"report_to": ["comet_ml"]}, r"report_to=\['comet_ml'\]: .*pip install comet-ml.*report_to: none"),
+        ({"use_vllm": True}, "use_vllm=True: vLLM is not installed here"),
+    ],
+)
+def test_what_a_run_needs_is_looked_for_before_the_model(monkeypatch, tmp_path, settings, said):
+    monkeypatch.setattr(metadata, "packages_distributions", dict)
+    monkeypatch.setattr(preparing, "load_model", None)
+    args = TARSGRPOConfig(**{"output_dir": str(tmp_path / "out"), "report_to": [], "behavior_weight": 0, **settings})
+    with pytest.raises(SettingError, match=said):
+        TARSGRPOTrainer("some/model", [accuracy_reward], args, questions())
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("file", "there is a file, "), ("file/out", "there is a file, "), ("closed/out", "may not write to")],
+)
+def test_a_run_without_a_place_is_refused_before_the_model(tmp_path, monkeypatch, place, said):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "closed")  # root may write everywhere
+    monkeypatch.setattr(preparing, "load_model", None)
+    args = TARSGRPOConfig(str(tmp_path / place), report_to=[], behavior_weight=0)
+    with pytest.raises(SettingError, match=f"output_dir=.*{said}"):
+        TARSGRPOTrainer("some/model", [accuracy_reward], args, questions())
+
+
+def test_training_from_an_adapter_alone_says_what_to_do(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(SettingError, match=r"is an adapter, .* tars-trl export --format merged"):
+        train.main(["--model", str(tmp_path), "--dataset", "x", "--output_dir", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "pandas", "arrow"])
+def test_rows_are_plain_values_whatever_their_format(kind):
+    args = TARSGRPOConfig("out", report_to=[])
+    (row, *_) = preparing.usable_questions(questions().with_format(kind), args, reward_funcs=[accuracy_reward])
+    assert type(row["answer_index"]) is int and type(row["options"]) is list and type(row["prompt"]) is list
+
+
+def test_a_second_recording_is_not_decoded():
+    rows = questions()
+    rows = rows.add_column("second", [{"bytes": row["bytes"], "path": None} for row in rows["audio"]])
+    rows = rows.cast_column("second", Audio())
+    (row, *_) = preparing.usable_questions(rows, TARSGRPOConfig("out", report_to=[]))
+    assert row["second"]["bytes"] == rows.cast_column("second", Audio(decode=False))[0]["second"]["bytes"]
 
 
 @pytest.mark.parametrize("named", ["checkpont-2", "LATEST"])
@@ -114,8 +184,14 @@ def test_an_empty_data_set_is_refused(make_trainer):
         ({"lora_dropout": 1.5}, "lora_dropout=1.5 is out of range"),
         ({"max_audio_seconds": 0}, "max_audio_seconds=0 is out of range"),
         ({"on_bad_audio": "drop"}, "on_bad_audio='drop' is not a choice. Use one of refuse, skip"),
+        ({"behavior_device": "nowhere"}, "behavior_device='nowhere': nothing can be computed there"),
     ],
 )
 def test_settings_are_refused_when_they_are_made(settings, said):
     with pytest.raises(ValueError, match=said.replace("(", r"\(")):
         TARSGRPOConfig("out", report_to=[], **settings)
+
+
+def test_tokens_that_are_none_are_named():
+    with pytest.raises(SettingError, match="suppress_tokens='x' is no list of token ids"):
+        preparing.suppress(TARSGRPOConfig("out", report_to=[], generation_kwargs={"suppress_tokens": "x"}), [1])

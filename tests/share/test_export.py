@@ -207,3 +207,17 @@ def test_an_export_names_the_base_it_is_given(tiny, tmp_path, capsys):
     assert named == str(tmp_path / "copy") and "copy" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(SettingError, match="holds files already"):
         export(settings)
+
+
+def test_the_question_is_looked_for_before_the_model_is_loaded_and_a_repository_made(tmp_path, monkeypatch):
+    for name in ("load_speech_llm", "prepare_repository"):
+        monkeypatch.setattr(f"tars_trl.share.export.{name}", None)
+    (tmp_path / "run").mkdir()
+    settings = ExportSettings(
+        checkpoint=str(tmp_path / "run"),
+        output_dir=str(tmp_path / "out"),
+        push_to="a/b",
+        dataset=str(tmp_path / "gone"),
+    )
+    with pytest.raises(FileNotFoundError, match="gone: there is no such file or folder"):
+        export(settings)
