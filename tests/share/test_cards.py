@@ -216,7 +216,7 @@ def test_pairs_of_files_and_folders(tmp_path):
         (tmp_path / name).write_text(json.dumps({"results": {}, **content}))
     pairs = read_pairs([tmp_path / "a" / "results_1.json", tmp_path / "b"])
     assert list(pairs) == ["demo", "x", "y", "average of x, y"] and pairs["x"]["gap"] == 0.5
-    (tmp_path / "text_only.json").write_text(json.dumps({"results": {"demo_text": {"acc,none": 0.5}}}))
+    (tmp_path / "text_only.json").write_text(json.dumps({"results": {"demo_text": {"sample_len": 2}}}))
     with pytest.raises(ValueError, match="text_only.json holds no result in both modalities"):
         read_pairs([tmp_path / "text_only.json"])
 

@@ -14,6 +14,7 @@ import wandb
 from safetensors.torch import save_file
 
 from tars_trl.errors import SettingError
+from tars_trl.evaluation.metrics import paired_result
 from tars_trl.record import read_run
 from tars_trl.share.hub import push
 from tars_trl.share.publishing import PublishCallback
@@ -258,7 +259,7 @@ def export(*arguments, endpoint, offline="1"):
 def test_recipe_verifies_and_pushes(tiny, hub, tmp_path):
     """One command: merged, loaded in a fresh process, compared, carded with results, pushed; no token shown."""
     run = checkpoint(*tiny, tmp_path)
-    pair = {"questions": 4, "speech_accuracy": 0.5, "text_accuracy": 0.75, "gap": 0.25, "recovery": 66.7}
+    pair = paired_result([True, True, False, False], [True, True, True, False])
     (tmp_path / "results_1.json").write_text(json.dumps({"results": {}, "pairs": {"sums": pair}}))
     arguments = [run, "--output_dir", tmp_path / "out", "--format", "merged", "--max_completion_length", "6"]
     arguments += ["--dataset", ROOT / "recipes" / "demo" / "questions"]
@@ -269,7 +270,7 @@ def test_recipe_verifies_and_pushes(tiny, hub, tmp_path):
     assert TOKEN not in done.stdout + done.stderr
     files = hub.files("me/tars")
     assert files["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
-    assert b"| sums | 4 | 50.0 | 75.0 | 25.0 | 66.7" in files["README.md"] and b"model-index" in files["README.md"]
+    assert b"| sums | 4 | 50.0 [" in files["README.md"] and b"model-index" in files["README.md"]
 
 
 @pytest.mark.slow
