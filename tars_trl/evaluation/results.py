@@ -130,7 +130,7 @@ def _is_sample(line: Any) -> bool:
     """Whether a line of a samples file is of the kinds that an evaluation writes."""
     if not isinstance(line, dict) or not all(fits(line.get(name), kind) for name, kind in SAMPLE.items()):
         return False
-    prompt = line["doc"].get("prompt")
+    prompt = line["doc"].get("prompt", [{}])
     return bool(line["resps"] and line["resps"][0] and prompt and fits(prompt, list[dict]))
 
 
@@ -249,7 +249,7 @@ def paired_difference(first: str | Path, second: str | Path, seed: int = 0) -> d
 def _question(line: Line) -> list[Any]:
     """What a sample asks and what is right; other columns, and what else stands in the prompt, may differ."""
     doc = line["doc"]
-    question = doc["prompt"][-1].get("content")
+    question = doc.get("prompt", [{}])[-1].get("content")
     if fits(question, list[dict]):
         question = question[0].get("text") if question else None
     return [question, *(doc.get(name) for name in ("question", "options", "answer_index", "reference"))]

@@ -82,7 +82,7 @@ def test_results_cut_off_inside_of_a_letter_are_not_finished(written):
 LINES = [
     *((name, REMOVED) for name in ("key", "doc", "resps")),
     ("key", ["a"]), ("key", None), ("acc", "x"), ("resps", []), ("resps", [[]]), ("resps", [5]), ("doc", "x"),
-    ("doc", {}), ("doc", {"prompt": "x"}), ("doc", {"prompt": []}),
+    ("doc", {"prompt": "x"}), ("doc", {"prompt": []}),
 ]  # fmt: skip
 
 

@@ -190,7 +190,12 @@ def test_before_and_after_come_from_evaluations(tmp_path):
     save_evaluations(tmp_path, [False, True], [True, True])
     file = tmp_path / "evaluation" / "after" / "model" / "results_1.json"
     content = json.loads(file.read_text())
-    content["pairs"]["demo"] |= {"gap_interval": [0.125, 0.25], "recovery": 87.25, "mrr": 93.75}
+    content["pairs"]["demo"] |= {
+        "gap_interval": [0.125, 0.25],
+        "recovery": 87.25,
+        "mrr": 93.75,
+        "reference_accuracy": 77.7,
+    }
     (tmp_path / "adapter_config.json").write_text("{}")
     file.write_text(json.dumps(content | {"hashes": {"adapter": "sha256:an earlier run's in this folder"}}))
     assert "Before and after" not in Reader(write_report(tmp_path).read_text()).text
