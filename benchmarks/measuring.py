@@ -1,4 +1,4 @@
-"""Seconds and memory of forms that take turns."""
+"""Seconds and memory of forms that take turns; and what this machine can."""
 
 import ctypes
 import gc
@@ -47,3 +47,22 @@ def take_turns(forms: dict[str, Callable[[], tuple[float, float]]], repeats: int
             for what, value in zip(("seconds", "mib"), form(), strict=True):
                 taken[name][what].append(value)
     return taken
+
+
+def matmul_rate(rows: int = 1024, inner: int = 512, columns: int = 1376) -> float:
+    """Operations a second of this machine in float32, at the sizes of the benchmark's thinker; the best of many."""
+    a, b = torch.randn(rows, inner), torch.randn(inner, columns)
+    best = min(_seconds(lambda: torch.mm(a, b)) for _ in range(50))
+    return 2 * rows * inner * columns / best
+
+
+def read_rate(numbers: int = 2**25) -> float:
+    """Bytes a second that this machine reads from memory: a matrix times a vector."""
+    a, b = torch.randn(numbers // 4096, 4096), torch.randn(4096)
+    return 4 * numbers / min(_seconds(lambda: torch.mv(a, b)) for _ in range(10))
+
+
+def _seconds(call: Any) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

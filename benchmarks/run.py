@@ -9,6 +9,7 @@ A thinker of 25 million parameters with random weights, LoRA of rank 8, float32,
 take turns. With one thread the process's own CPU seconds are taken, which other programs lengthen little.
 """
 
+import copy
 import io
 import json
 import os
@@ -19,21 +20,21 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import costs
 import numpy as np
 import parts
 import soundfile
 import torch
 from datasets import Audio, Dataset
-from measuring import Measured, measured, take_turns
+from measuring import Measured, matmul_rate, measured, read_rate, take_turns
 from steps import Steps, StepSettings
 
 from tars_trl.data import checking
+from tars_trl.grpo.costs import Costs
 from tars_trl.settings import Settings, parse, run, setting
 
 ROOT = Path(__file__).parents[1]
@@ -150,24 +151,29 @@ def compare_trl(repeats: int, _settings: BenchmarkSettings) -> dict[str, Compari
 
 def compare_growth(repeats: int, _settings: BenchmarkSettings) -> dict[str, Comparison]:
     """Steps that grow in one way at a time, and what the model of costs says of them."""
-    matmul, read = costs.matmul_rate(), costs.read_rate()
+    matmul, read = matmul_rate(), read_rate()
     comparisons: dict[str, Comparison] = {}
     for name, values in GROWTH.items():
         trainers = {f"{value:g}": Steps(StepSettings(**BASE | {name: value})) for value in values}
         comparison = turns_of(trainers, repeats)
         for form, steps in trainers.items():
-            settings = steps.settings
-            step = costs.Step(*steps.prompt_tokens(), settings.generations // 2, settings.completion)
-            sizes = costs.Sizes.of(steps.trainer.model, steps.trainer.architecture.audio_modules)
-            comparison[form] |= {
-                "tokens": step.tokens(),
-                "operations": step.operations(sizes),
-                "bytes": step.bytes_read(sizes),
-                "matmul_rate": matmul,
-                "read_rate": read,
-            }
+            comparison[form] |= counted(steps) | {"matmul_rate": matmul, "read_rate": read}
         comparisons[name] = comparison
     return comparisons
+
+
+def counted(steps: Steps) -> Measured:
+    """Tokens, operations and bytes of a step, as `tars-trl plan` counts them."""
+    run = copy.copy(steps.trainer.args)
+    vars(run).update(gpus=1, spread="ddp", speech_seconds=steps.settings.spoken_seconds, completion_tokens=None,
+                     question_tokens=None)  # fmt: skip
+    costs = Costs(steps.trainer.model.config, run, torch.float32)
+    step = replace(costs.step, prompts=steps.prompt_tokens())
+    return {
+        "tokens": costs.tokens(step)[1],
+        "operations": sum(map(sum, costs.flops(step).values())),
+        "bytes": step.completion * costs.bytes_read(step),
+    }
 
 
 def compare_rows(repeats: int, _settings: BenchmarkSettings) -> dict[str, Comparison]:

@@ -142,6 +142,7 @@ class Timed(TARSGRPOTrainer):
             (self._encoder, "encode", "audio tower"),
             (self, "_generate_single_turn", "sampling"),
             (self, "_calculate_rewards", "rewards"),
+            (self._teacher, "read", "scoring"),
             (self, "_compute_loss", "update, forward"),
         ):
             setattr(owner, method, self._timed(getattr(owner, method), phase))

@@ -9,7 +9,6 @@ every clip lasts `speech_seconds` and every completion has `completion_tokens`; 
 that the run allows.
 """
 
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from .record import trainable_table
 from .settings import TrainingSettings, parse, run, setting
 
 GIB = 2**30
-PHASES = ("sampling", "rewards", "update")
+PHASES = ("audio tower", "sampling", "scoring", "rewards", "update")
 SPREADS = ("ddp", "zero2", "zero3")
 
 
@@ -52,8 +51,8 @@ CONTEXT = 1.5 * GIB  # CUDA, its libraries and NCCL
 FRAGMENTED = 0.05  # of what is in use: lost between blocks
 ASSUMED = f"""
 Estimated, not measured: {RATE:.0%} of a data sheet's rate in matrix products, {BANDWIDTH:.0%} of its bandwidth in
-decoding, {1e3 * LAUNCH:g} ms or more a decoder layer; nothing for communication, the audio tower, reading clips and
-rewards in Python. Sampling is transformers'; vLLM is faster and has memory of its own."""
+decoding, {1e3 * LAUNCH:g} ms or more a decoder layer but in vLLM; nothing for communication, reading clips and rewards
+in Python. A server of vLLM's is taken to have GPUs like these."""
 
 
 @dataclass
@@ -92,25 +91,28 @@ class Plan(Costs):
     """What a run takes, which GPU has it, and how long a step may last."""
 
     def needed(self, step: Step) -> float:
-        """GiB of a GPU: the fullest phase, what is lost between blocks, and CUDA's own."""
-        return ((1 + FRAGMENTED) * max(self.phases(step).values()) + CONTEXT) / GIB
+        """GiB of a GPU: the fullest phase, what is lost between blocks, CUDA's own, and a colocated vLLM's share."""
+        sizes = {phase: (1 + FRAGMENTED) * size + CONTEXT for phase, size in self.phases(step).items()}
+        if step.engine:
+            free = max(1 - step.engine, 1e-9)
+            awake = {"sampling"} if step.engine_sleeps else set(sizes)
+            sizes |= {phase: sizes[phase] / free for phase in awake} | {"vLLM": sum(self.engine(step)) / step.engine}
+        return max(sizes.values()) / GIB
 
     def seconds(self, step: Step, gpu: GPU) -> dict[str, float]:
         """Of each phase of a step, by the assumptions above."""
+        made, start = self.flops(step), LAUNCH * len(self.decoder.layers)
         rate = RATE * 1e12 * (gpu.bfloat16 if self.run.bf16 else gpu.float32)
-        start, middle = LAUNCH * len(self.decoder.layers), step.rows * (step.prompts[0] + step.completion / 2)
-        read = bytes_of(self.decoder.parameters()) + middle * self.cache(step)
-        token = max(read / (BANDWIDTH * gpu.bandwidth * 1e12), start)
-        times = {
-            "sampling": sum(made.flops for _, made in self.prefills(step)) / rate + step.completion * token,
-            "update": sum(max(made.flops / rate, 3 * start) for made in self.updates(step)),
-        }
-        if self.embedder is not None:
-            texts = min(self.run.behavior_batch_size, step.rows)
-            flops = self.embed(texts, step.completion).flops * step.rows / texts
-            times["rewards"] = flops / (RATE * gpu.float32 * 1e12)
+        wait = max(self.bytes_read(step) / (BANDWIDTH * gpu.bandwidth * 1e12), 0 if self.run.use_vllm else start)
+        times = {"rewards": sum(made.pop("rewards", [])) / (RATE * gpu.float32 * 1e12)}
+        sampled = sum(max(flops / rate, wait) for flops in made.pop("tokens"))
+        for phase, passes in made.items():
+            least = {"update": 3 * start, "scoring": start}.get(phase, 0)
+            times[phase] = sum(max(flops / rate, least) for flops in passes)
+        times["sampling"] += sampled
         generations = self.run.gradient_accumulation_steps / self.run.steps_per_generation
-        return {phase: generations * seconds for phase, seconds in times.items()}
+        of_samples = generations / self.run.num_iterations
+        return {n: times[n] * (generations if n == "update" else of_samples) for n in PHASES if times[n]}
 
     def changes(self) -> list[tuple[str, Step]]:
         """What may be changed to take less memory: the settings, and the step that they make."""
@@ -126,8 +128,12 @@ class Plan(Costs):
             ways.append((words, {"micro_batch": rows}))
         if step.gpus > 1 and step.spread != "zero3":
             ways.append(("--config_file recipes/accelerate/zero3.yaml", {"spread": "zero3"}))
+        if step.engine and not step.engine_sleeps:
+            ways.append(("--vllm_enable_sleep_mode true", {"engine_sleeps": True}))
         together = {name: value for _, change in ways for name, value in change.items()}
         ways += [("all of these", together)] if len(ways) > 1 else []
+        if step.engine:
+            ways.append(("--vllm_mode server, on GPUs of its own", {"engine": 0.0}))
         shorter = step.completion // 2
         ways.append((f"--max_completion_length {shorter}, too", {**together, "completion": shorter}))
         return [(words, replace(step, **change)) for words, change in ways]
@@ -157,12 +163,18 @@ class Plan(Costs):
         for words, checkpointing in (("with", True), ("without", False)):
             most = max(made.peak for made in self.updates(replace(step, checkpointing=checkpointing)))
             lines.append(f"  activations of an update, {words} checkpointing {in_gib(most)}")
-        lines.append(f"  cache and logits while sampling {in_gib(self.sampling(step))}")
+        if run.use_vllm:
+            weights, cache = map(in_gib, self.engine(step))
+            where = f"{step.engine:.0%} of the GPU" if step.engine else "GPUs of its own, which are not planned"
+            lines.append(f"  vLLM: {where}, with its weights {weights} and a cache of {cache} or more")
+        else:
+            lines.append(f"  cache and logits while sampling {in_gib(self.sampling(step))}")
         lines.append("  peaks: " + ", ".join(f"{phase} {in_gib(size)}" for phase, size in self.phases(step).items()))
-        lines += [*self.verdict(), "", "Seconds of a step   " + "".join(f"{name:>10}" for name in (*PHASES, "all"))]
+        names = list(self.seconds(step, next(iter(GPUS.values()))))
+        lines += [*self.verdict(), "", "Seconds of a step   " + "".join(f"{name:>12}" for name in (*names, "all"))]
         for name, gpu in GPUS.items():
             times = self.seconds(step, gpu)
-            row = "".join(f"{times.get(phase, 0):>10.1f}" for phase in PHASES) + f"{sum(times.values()):>10.1f}"
+            row = "".join(f"{seconds:>12.1f}" for seconds in (*times.values(), sum(times.values())))
             lines.append(f"  {name:<18}{row}{'' if self.needed(step) <= gpu.memory else '   does not fit'}")
         return "\n".join([*lines, ASSUMED])
 
@@ -212,7 +224,6 @@ def plan(model: PlannedModel, run: PlannedRun) -> Plan:
 
 def main(args: list[str] | None = None) -> None:
     """Plan and print."""
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers about TRL's and its own names
     model, settings = parse(PlannedModel, PlannedRun, args=args, description=__doc__)
     print(plan(model, settings).report())
 

@@ -8,7 +8,6 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-import torch
 
 from tests.conftest import ROOT
 
@@ -99,32 +98,15 @@ def test_the_report(benchmarks, tmp_path):
     assert (tmp_path / "scaling.png").stat().st_size > 1000
 
 
-def test_operations_are_those_that_torch_counts(benchmarks, tiny):
-    """Its counter takes attention for full where it is causal; norms and the like are not counted by either."""
-    import costs
-    from torch.nn.attention import SDPBackend, sdpa_kernel  # whose fused kernels for CPUs the counter leaves out
-    from torch.utils.flop_counter import FlopCounterMode
+def test_tokens_of_a_step_are_those_that_a_hook_counts(benchmarks):
+    import run
+    from parts import decoder_tokens
+    from steps import Steps, StepSettings
 
-    model, _ = tiny
-    sizes = costs.Sizes.of(model, {"audio tower": "model.audio_tower"})
-    ids = torch.randint(3, 200, (1, 64))
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(input_ids=ids)
-    assert sizes.forward(64, seen=64, predicted=64) == pytest.approx(counter.get_total_flops(), rel=1e-3)
-
-
-def test_tokens_are_those_that_a_hook_counts(benchmarks):
-    """Of sampling and update, shared and plain, up to the tokens that predict nothing."""
-    import costs
-    import parts
-
-    model = parts.build()
-    rows = parts.batch(model, [(60, 2), (parts.WRITTEN, 2)], 6)
-    for shared in (True, False):
-        logps, counted = (parts.shared_logps if shared else parts.plain_logps), []
-        with torch.no_grad(), parts.decoder_tokens(model, counted):
-            parts.sample(model, rows, shared, 6)
-            logps(model, rows)
-        padding = 0 if shared else 2 * 2 * (60 - parts.WRITTEN)
-        expected = costs.Step(60, parts.WRITTEN, 2, 6, shared).tokens() + padding
-        assert expected - 2 * 4 <= sum(counted) <= expected
+    steps, passed = Steps(StepSettings(spoken_seconds=5, completion=4, generations=4)), []
+    steps.step()  # which also compares both forms
+    with decoder_tokens(steps.trainer.model, passed):
+        steps.step()
+    counted = run.counted(steps)
+    assert counted["tokens"] == sum(passed)
+    assert 2 * 25e6 * counted["tokens"] < counted["operations"] < 6 * 25e6 * counted["tokens"]

@@ -5,17 +5,23 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel  # the counter leaves out fused kernels for CPUs
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
 from tars_trl import plan
+from tars_trl.data.prompts import spoken_prompt
 from tars_trl.errors import SettingError
-from tars_trl.models import architecture_of
-from tars_trl.models.rehearsal import Rehearsal
+from tars_trl.models import AUDIO_TOKENS, architecture_of
+from tars_trl.models.hooks import last_logits_only
+from tars_trl.models.rehearsal import Rehearsal, _Counter
 from tars_trl.models.released import configuration
 from tars_trl.settings import parse
 from tests.conftest import ROOT
+from tests.models.tiny import ARCHITECTURES
 
 RECIPES = {  # parameters of the language model (Qwen2.5-7B, Phi-4-mini), and those that LoRA of rank 8 trains
     "qwen2_5_omni/tars_7b.yaml": (7_615_616_512, 20_185_088),
@@ -79,11 +85,13 @@ def test_a_model_that_is_not_known():
         planned("--model", "nobody/nothing")
 
 
-@pytest.mark.parametrize("wanted", ["auto", "never"])
+TAUGHT = {"distillation_weight": 1.0, "distillation_text_weight": 0.5, "beta": 0.1}  # a teacher and a reference
+
+
+@pytest.mark.parametrize("wanted", [{}, {"shared_prefix": "never"}, TAUGHT], ids=str)
 def test_tokens_are_those_of_a_run(make_trainer, small, wanted):
     """Through the first decoder layer in a step, as a hook counts them."""
-    shape = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_completion_length": 8,
-             "shared_prefix": wanted}  # fmt: skip
+    shape = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_completion_length": 8, **wanted}
     trainer = make_trainer(max_steps=1, generation_kwargs={"min_new_tokens": 8}, **shape)
     trainer._sharing.checked = {"policy", "teacher"}
     counted, prompts = [], set()
@@ -98,9 +106,68 @@ def test_tokens_are_those_of_a_run(make_trainer, small, wanted):
     trainer._generate_single_turn = watched
     trainer.train()
     made = planned(*small, "--gpus", 1, *(word for name, value in shape.items() for word in (f"--{name}", value)))
-    step = replace(made.step, prompts=tuple(sorted(prompts, reverse=True)))
+    written = len(trainer._rollout.prompts[-1].ids)
+    step = replace(made.step, prompts=tuple(sorted(prompts, reverse=True)), written=written)
     assert made.tokens(step)[1] == sum(counted)
     assert made.tokens(step)[0] > made.tokens(step)[1]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_clips_take_what_they_take(name):
+    """Shapes as the processor makes them; operations as torch counts them, memory as a CPU takes it, masks aside."""
+    architecture, (model, processor) = architecture_of(name), ARCHITECTURES[name](0)
+    conversation = spoken_prompt([{"role": "user", "content": [{"type": "text", "text": "one or two?"}]}])
+    prompt = architecture.prompt(processor, conversation, np.random.default_rng(0).standard_normal(32_000, "float32"))
+    blank = architecture.blank_features(model.config, 2.0)
+    for feature in architecture.features:
+        assert blank[feature].shape == pytest.approx(prompt.features[feature].shape, abs=2)
+    counter = _Counter()
+    with torch.no_grad(), counter:
+        embeddings = architecture.encode_alike(model, [blank, blank])
+        kept = counter.now
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as by_torch:
+        architecture.encode_alike(model, [blank, blank])
+    assert len(embeddings) == pytest.approx(2 * prompt.features[AUDIO_TOKENS], abs=2)
+    made = Rehearsal(model).run(
+        lambda clip: torch.no_grad()(architecture.encode_alike)(model, [clip, clip]), blank, known=True
+    )
+    assert made.kept == kept and 0.7 * counter.peak <= made.peak <= counter.peak
+    assert made.flops == pytest.approx(by_torch.get_total_flops(), rel=1e-3)
+
+
+def test_operations_are_those_that_torch_counts(small, tiny):
+    """Of prompts and of a token behind them, with every layer's products and the head's."""
+    model, made = tiny[0], planned(*small, "--lora_r", 0)
+    ids = torch.zeros(2, 40, dtype=torch.long)
+    counts = []
+    for tokens in (ids, ids[:, :1]):
+        cache = None if tokens is ids else model(input_ids=ids, use_cache=True).past_key_values
+        whole_attention, counter = sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
+        with torch.no_grad(), last_logits_only(model), whole_attention, counter as by_torch:
+            model(input_ids=tokens, past_key_values=cache)
+        counts.append(by_torch.get_total_flops())
+    assert [made.prefill(40, 2).flops, made.decode(2, 40)] == pytest.approx(counts, rel=1e-3)
+
+
+def test_a_share_for_vllm(small):
+    """Beside which all else has to fit, unless it sleeps; a server takes nothing here."""
+    words = [*small, "--gpus", 1, "--use_vllm", "true", "--vllm_gpu_memory_utilization", 0.25]
+    words += ["--vllm_max_model_length", 512, "--vllm_mode"]
+    server, awake = planned(*words, "server"), planned(*words, "colocate")
+    asleep = planned(*words, "colocate", "--vllm_enable_sleep_mode", "true")
+    phases = server.phases(server.step)
+    assert phases == awake.phases(awake.step) and phases["sampling"] < phases["scoring"] < phases["update"]
+    alone = server.needed(server.step)
+    assert awake.needed(awake.step) == pytest.approx(alone / 0.75)
+    sampling = (1 + plan.FRAGMENTED) * phases["sampling"] + plan.CONTEXT
+    assert asleep.needed(asleep.step) == pytest.approx(max(alone, sampling / 0.75 / plan.GIB))
+    weights, cache = awake.engine(awake.step)
+    assert weights == 4 * sum(n for part, n in awake.parts().items() if "LoRA" not in part)
+    assert cache == 512 * awake.cache(awake.step)
+    whole = planned(*words, "colocate", "--vllm_gpu_memory_utilization", 1)
+    assert "--vllm_mode server, on GPUs of its own" in "".join(whole.verdict())
+    with pytest.raises(SettingError, match="use_vllm=True"):
+        planned("--model", "microsoft/Phi-4-multimodal-instruct", "--use_vllm", "true")
 
 
 def test_what_does_not_fit_is_said_with_what_to_change(small, capsys):
@@ -139,7 +206,13 @@ def test_the_recipes(recipe, sizes, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
-    ["", "--gradient_checkpointing false", "--shared_prefix never --speech_seconds 12", "--lora_r 0"],
+    [
+        "",
+        "--gradient_checkpointing false",
+        "--shared_prefix never --speech_seconds 12",
+        "--lora_r 0 --freeze_audio false",
+        "--distillation_weight 1 --distillation_mode full_logits",
+    ],
 )
 def test_memory_is_as_measured(tmp_path, words):
     """Within a fifth of what the process takes: shared and plain prompts, LoRA and whole, checkpointing and not."""

@@ -7,22 +7,24 @@ full length; what lies around them (optimizer states, buckets, the room of a cac
 import functools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from peft import get_peft_model
 from torch import Tensor
 from transformers import AutoModel, DynamicCache
+from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 from trl.trainer.utils import add_fused_lm_head
 
 from ..models import architecture_of
-from ..models.hooks import last_logits_only
+from ..models.hooks import last_logits_only, last_states
 from ..models.prefill import RoomyLayer
 from ..models.prompting import base_of
 from ..models.rehearsal import Rehearsal, Rehearsed
 from ..models.released import configuration
 from ..models.shared_prefix import attach, first_with_same_prompt, longest_row, pack, packed_outputs, saving
+from ..models.vllm import check_supported
 from .behavior import package_folder
 from .preparing import prepare_training
 from .sharing import LEAST_SAVING
@@ -49,9 +51,16 @@ class Step:
     """Completions of a twin."""
     prompts: tuple[int, ...]
     """Tokens of each twin's prompt, the longer first."""
+    spoken: tuple[bool, ...]
+    """Whether it is, of each."""
+    written: int
+    """Tokens of a written prompt, also where only a teacher reads it."""
     completion: int
     checkpointing: bool
     embedder_here: bool = True
+    engine: float = 0.0
+    """Share of a GPU that vLLM takes beside the trainer."""
+    engine_sleeps: bool = False
 
     @classmethod
     def of(cls, run: Any, audio_rate: float) -> "Step":
@@ -59,12 +68,14 @@ class Step:
         seconds = run.speech_seconds or run.max_audio_seconds
         written = run.question_tokens or math.ceil(WORDS * seconds) + INSTRUCTIONS
         spoken = math.ceil(audio_rate * seconds) + min(INSTRUCTIONS, written)
-        twins = {"both": (max(spoken, written), min(spoken, written)), "speech": (spoken,), "text": (written,)}
-        prompts = twins[run.modalities]
+        twins = {"both": [(spoken, True), (written, False)], "speech": [(spoken, True)], "text": [(written, False)]}
+        prompts, heard = zip(*sorted(twins[run.modalities], reverse=True), strict=True)
+        colocated = run.use_vllm and run.vllm_mode == "colocate"
         return cls(
             run.gpus, run.spread, run.per_device_train_batch_size * run.steps_per_generation,
-            run.per_device_train_batch_size, run.num_generations // len(prompts), prompts,
+            run.per_device_train_batch_size, run.num_generations // len(prompts), prompts, heard, written,
             run.completion_tokens or run.max_completion_length, run.gradient_checkpointing, run.behavior_device is None,
+            colocated * run.vllm_gpu_memory_utilization, run.vllm_enable_sleep_mode,
         )  # fmt: skip
 
     def twins(self, first: int, last: int) -> Twins:
@@ -74,6 +85,10 @@ class Step:
             (self.prompts[start // self.group % len(self.prompts)], min(start + self.group, last) - max(start, first))
             for start in starts
         )
+
+    def clips(self, first: int, last: int) -> int:
+        """Spoken twins among a GPU's rows from `first` to `last`."""
+        return sum(self.spoken[twin % len(self.spoken)] for twin in range(first // self.group, -(-last // self.group)))
 
     def micro_batches(self) -> list[Twins]:
         """The twins in each micro-batch of a GPU."""
@@ -92,9 +107,14 @@ class Costs:
 
     def __init__(self, config: Any, run: Any, dtype: torch.dtype):
         self.run = run
-        model = architecture_of(config.model_type).empty(config).to(dtype)
+        architecture = architecture_of(config.model_type)
+        if run.use_vllm:
+            check_supported(architecture, config.model_type, "use_vllm=True")
+        model = architecture.empty(config).to(dtype)
         model, self.architecture, peft_config = prepare_training(model, run)
         self.step = Step.of(run, self.architecture.audio_tokens_per_second)
+        seconds = run.speech_seconds or run.max_audio_seconds
+        self.clip = self.architecture.blank_features(base_of(model).config, seconds)
         self.longest = longest_row(model)
         add_fused_lm_head(model, outputs=("log_probs", "entropy"))
         attach(model)
@@ -110,6 +130,7 @@ class Costs:
         self.model, self.base = model, base_of(model)
         self.decoder = self.base.get_submodule(self.architecture.decoder)
         self.rehearsal = Rehearsal(model)
+        self.keeps_states = run.distillation_weight > 0 and run.distillation_mode == "full_logits"
         self.embedder: Any = None
         if run.aligned and run.behavior_weight:
             with torch.device("meta"):
@@ -130,44 +151,111 @@ class Costs:
         )
 
     @functools.cache  # noqa: B019 (a plan is asked a few times, by one command)
-    def update(self, step: Step, twins: Twins) -> Rehearsed:
-        """Forward and backward pass of a micro-batch."""
+    def encode(self, clips: int, trained: bool = False) -> Rehearsed:
+        """Clips through the audio side; embeddings are kept, and where it is `trained` what its backward pass needs."""
+
+        def encode(clip: Any) -> Tensor:
+            with torch.set_grad_enabled(trained):
+                return self.architecture.encode_alike(self.base, [clip] * clips)
+
+        self.model.train(trained)
+        return self.rehearsal.run(encode, self.clip, known=True)
+
+    @functools.cache  # noqa: B019
+    def score(self, step: Step, twins: Twins, trained: bool = False) -> Rehearsed:
+        """A micro-batch scored; `trained`: updated, so with its backward pass."""
         batch = batch_of(twins, step.prompts[0], step.completion)
-        switch = "enable" if step.checkpointing else "disable"
-        getattr(self.model, f"gradient_checkpointing_{switch}")()
-        if step.checkpointing:
+        checkpointing = step.checkpointing and trained
+        getattr(self.model, f"gradient_checkpointing_{'enable' if checkpointing else 'disable'}")()
+        if checkpointing:
             self.model.enable_input_require_grads()
-        self.model.train()
+        self.model.train(trained)
+        kept: list[Tensor] | None = [] if self.keeps_states else None
+
+        def learn(outputs: Any) -> None:
+            loss = outputs.log_probs.sum()
+            if kept and trained:
+                loss = loss + self.divergence(kept.pop()[:, -step.completion :])
+            if trained:
+                loss.backward()
 
         def packed(row: Any) -> None:
-            packed_outputs(self.model, row).log_probs.sum().backward()
+            with torch.set_grad_enabled(trained):
+                learn(packed_outputs(self.model, row, kept))
 
         def plain(ids: Tensor) -> None:
             seen = torch.ones(len(ids), 1, ids.size(1), ids.size(1), dtype=torch.bool)
             inputs = {"input_ids": ids, "position_ids": ids, "labels": ids, "attention_mask": seen}
-            self.model(**inputs, fused_lm_head=True).log_probs.sum().backward()
+            with torch.set_grad_enabled(trained), last_states(self.base, kept):
+                learn(self.model(**inputs, fused_lm_head=True))
 
         if self.shares(step, twins):
             return self.rehearsal.run(packed, pack(*batch), mixed=self.mixed)
         return self.rehearsal.run(plain, batch[0], mixed=self.mixed)
 
+    def divergence(self, states: Tensor) -> Tensor:
+        """Of states (N, T, H) from a teacher's, over the whole vocabulary."""
+        states, head = states.flatten(0, 1).clone(), self.base.get_output_embeddings()
+        teacher = states.detach().clone(), head.weight.detach(), None if head.bias is None else head.bias.detach()
+        how = self.run.distillation_alpha, self.run.temperature, 1.0, None, 1.0, None
+        return ChunkedDivergenceFunction.apply(states, head.weight, head.bias, *teacher, *how)[0].sum()
+
     def updates(self, step: Step) -> list[Rehearsed]:
-        """Of every micro-batch of a GPU."""
-        return [self.update(step, twins) for twins in step.micro_batches()]
+        """Of every micro-batch of a GPU; an audio side that is trained runs in each."""
+        made = []
+        for number, twins in enumerate(step.micro_batches()):
+            first = number * step.micro_batch
+            update, clips = self.score(step, twins, True), step.clips(first, min(first + step.micro_batch, step.rows))
+            if clips and not self.run.freeze_audio:
+                heard = self.encode(clips, True)
+                update = Rehearsed(update.peak + heard.kept, 0, update.flops + 3 * heard.flops)
+            made.append(update)
+        return made
+
+    def scored(self, step: Step) -> list[tuple[Step, Twins]]:
+        """Passes without gradient over what was sampled: for old log-probs, those of a reference, and a teacher's."""
+        run = self.run
+        by_engine = run.use_vllm and (run.vllm_importance_sampling_correction or run.pools_states)
+        stale = run.gradient_accumulation_steps % (run.steps_per_generation * run.num_iterations) != 0
+        passes = [(step, twins) for twins in step.micro_batches()] * (bool(by_engine or stale) + bool(run.beta))
+        if run.distillation_weight:
+            weight = run.distillation_text_weight
+            if weight is None:  # 1 where there are no rewards, which alignment needs
+                weight = run.modalities == "both" and run.teacher_model_kind == "base" and not run.aligned
+            group = step.group * (2 if weight else 1)
+            rows = min(step.clips(0, step.rows) * group, step.rows)
+            lesson = replace(step, rows=rows, group=group, prompts=(step.written,), spoken=(False,))
+            passes += [(lesson, twins) for twins in lesson.micro_batches()]
+        return passes
+
+    def fill(self, ids: Tensor, cache: DynamicCache | None = None) -> DynamicCache:
+        """The cache behind a pass of some tokens, (rows, tokens)."""
+        cache = DynamicCache() if cache is None else cache
+        seen = torch.ones(len(ids), 1, ids.size(1), cache.get_seq_length() + ids.size(1), dtype=torch.bool)
+        with torch.no_grad(), last_logits_only(self.base):
+            self.base(input_ids=ids, position_ids=ids, attention_mask=seen, past_key_values=cache)
+        return cache
 
     @functools.cache  # noqa: B019
     def prefill(self, length: int, count: int) -> Rehearsed:
         """The pass of `count` distinct prompts; what is kept is their cache."""
+        self.model.eval()
+        return self.rehearsal.run(self.fill, torch.zeros(count, length, dtype=torch.long), mixed=self.mixed)
 
-        def cached(ids: Tensor) -> Any:
-            cache = DynamicCache()
-            seen = torch.ones(count, 1, length, length, dtype=torch.bool)
-            with torch.no_grad(), last_logits_only(self.base):
-                self.base(input_ids=ids, position_ids=ids, attention_mask=seen, past_key_values=cache)
-            return cache
+    @functools.cache  # noqa: B019
+    def decode(self, rows: int, length: int) -> int:
+        """Operations of a token more of some rows, `length` tokens long."""
+
+        def longer(ids: Tensor) -> DynamicCache:
+            cache = self.fill(ids)
+            for layer in cache.layers:
+                size = rows, layer.keys.size(1), length, layer.keys.size(3)
+                layer.keys, layer.values = layer.keys.new_empty(size), layer.values.new_empty(size)
+            return self.fill(ids, cache)
 
         self.model.eval()
-        return self.rehearsal.run(cached, torch.zeros(count, length, dtype=torch.long), mixed=self.mixed)
+        both = self.rehearsal.run(longer, torch.zeros(rows, 1, dtype=torch.long), mixed=self.mixed)
+        return both.flops - self.prefill(1, rows).flops
 
     def prefills(self, step: Step) -> list[tuple[int, Rehearsed]]:
         """Tokens of the distinct prompts of one length, and their pass; the longest first."""
@@ -202,6 +290,8 @@ class Costs:
 
     def sampling(self, step: Step) -> float:
         """Bytes that sampling needs: a cache with room to grow, and what `generate` makes of the last logits."""
+        if self.run.use_vllm:  # it has a share of its own, or GPUs
+            return 0
         first, *others = (made for _, made in self.prefills(step))
         room = step.prompts[0] - 1
         while room < step.prompts[0] + step.completion:
@@ -216,25 +306,66 @@ class Costs:
         resting = state["weights"] + state["optimizer"]
         embedding = self.embedder is not None and step.embedder_here
         resting += bytes_of(self.embedder.parameters()) if embedding else 0
+        phases = {}
+        clips = step.clips(0, step.rows)
+        if clips:  # where parameters are spread, clips go one by one
+            heard = self.encode(1 if step.spread == "zero3" else clips)
+            kept = heard.kept * (clips if step.spread == "zero3" else 1)
+            phases["audio tower"] = resting + heard.peak + kept - heard.kept
+            resting += kept if self.run.freeze_audio else 0
         whole = bytes_of(self.model.parameters()) if step.spread == "zero3" else 0  # gathered to sample
-        phases = {"sampling": resting + max(whole - state["weights"], 0) + self.sampling(step)}
+        phases["sampling"] = resting + max(whole - state["weights"], 0) + self.sampling(step)
+        if self.scored(step):
+            phases["scoring"] = resting + max(self.score(*batch).peak for batch in self.scored(step))
         if embedding:
             texts = min(self.run.behavior_batch_size, step.rows)
             phases["rewards"] = resting + self.embed(texts, step.completion).peak
+        if self.keeps_states:
+            width = self.base.config.get_text_config().hidden_size
+            resting += step.rows * step.completion * width * (2 if self.run.bf16 else self.base.dtype.itemsize)
         phases["update"] = resting + state["gradients"] + max(made.peak for made in self.updates(step))
         return phases
 
+    def engine(self, step: Step) -> tuple[float, float]:
+        """Bytes of vLLM's weights on a GPU, and of the cache of the longest request that it takes."""
+        run, longest = self.run, self.base.config.get_text_config().max_position_embeddings
+        number = sum(p.numel() for name, p in self.base.named_parameters() if "lora_" not in name)
+        sizes = number * (2 if run.bf16 else 4), (run.vllm_max_model_length or longest) * self.cache(step)
+        return sizes[0] / run.vllm_tensor_parallel_size, sizes[1] / run.vllm_tensor_parallel_size
+
+    def flops(self, step: Step) -> dict[str, list[int]]:
+        """Operations of the passes of a generation on one GPU, by phase; of sampled tokens, of each as of the mean."""
+        clips, middle = step.clips(0, step.rows), step.prompts[0] + step.completion // 2
+        made = {
+            "audio tower": [self.encode(clips).flops] if clips else [],
+            "sampling": [made.flops for _, made in self.prefills(step)],
+            "tokens": [self.decode(step.rows, middle)] * step.completion,
+            "scoring": [self.score(*batch).flops for batch in self.scored(step)],
+            "update": [made.flops for made in self.updates(step)],
+        }
+        if self.embedder is not None:
+            texts = min(self.run.behavior_batch_size, step.rows)
+            made["rewards"] = [self.embed(texts, step.completion).flops] * -(-step.rows // texts)
+        return made
+
+    def bytes_read(self, step: Step) -> float:
+        """Of weights and caches, for a token more of every row of a GPU, half-way through."""
+        middle = step.rows * (step.prompts[0] + step.completion / 2)
+        weights = bytes_of(self.decoder.parameters())
+        return weights / (self.run.vllm_tensor_parallel_size if step.engine else 1) + middle * self.cache(step)
+
     def tokens(self, step: Step) -> tuple[int, int]:
-        """Through the decoder of one GPU in sampling and update: each row with its own prompt; and as it is done."""
-        rows, completion = step.rows, step.completion
-        plain = rows * (step.prompts[0] + completion)
+        """Through the decoder of one GPU in a generation: each row with its own prompt; and as it is done."""
+        sampled = step.rows * (step.completion - 1)
         # The last token of each prompt goes through again, for all of its completions.
-        done = sum(tokens for tokens, _ in self.prefills(step)) + rows * completion
-        for twins in step.micro_batches():
+        plain, done = sampled + step.rows * step.prompts[0], sampled + step.rows
+        done += sum(tokens for tokens, _ in self.prefills(step))
+        for of, twins in [*self.scored(step), *((step, twins) for twins in step.micro_batches())]:
             number = sum(count for _, count in twins)
-            own = sum(length for length, _ in twins) + number * (completion - 1)
-            done += own if self.shares(step, twins) else number * (step.prompts[0] + completion)
-        return 2 * plain - rows, done
+            own = sum(length for length, _ in twins) + number * (step.completion - 1)
+            repeated = number * (of.prompts[0] + step.completion)
+            plain, done = plain + repeated, done + (own if self.shares(of, twins) else repeated)
+        return plain, done
 
 
 def batch_of(twins: Twins, width: int, completion: int) -> tuple[Tensor, Tensor, int, list[Tensor | None]]:

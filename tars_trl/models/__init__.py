@@ -4,6 +4,7 @@ Adding an architecture is one new file here, one line in `ARCHITECTURES`, and on
 imports the trainer. Nothing architecture-specific is imported before it is asked for.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -81,6 +82,8 @@ class SpeechLLM:
     """What of the processor's output for one clip `get_audio_features` takes; of several clips it is concatenated."""
     processor_options: ClassVar[dict[str, str]] = {}
     """What `AutoProcessor.from_pretrained` has to be told to open a folder without the model, such as an adapter's."""
+    whole_windows: ClassVar[bool] = False
+    """Whether the processor pads a clip to whole windows of the tower's."""
     longest_clip: ClassVar[float | None] = None
     """Seconds, where the processor cuts what is longer without a word; None where it takes any length."""
     audio_tokens_per_second: ClassVar[float]
@@ -204,14 +207,26 @@ class SpeechLLM:
 
     def encode(self, model: Any, clips: Sequence[Features]) -> list[Tensor]:
         """Audio embeddings (audio tokens of the clip, H), one tensor a clip, as the decoder's input wants them."""
+        return list(self.encode_alike(model, clips).split([int(clip[AUDIO_TOKENS]) for clip in clips]))
+
+    def encode_alike(self, model: Any, clips: Sequence[Features]) -> Tensor:
+        """(audio tokens of all clips, H), of clips whose features have one shape."""
         tower = model.get_submodule(self.audio_modules["audio tower"])
         batch = {name: torch.cat([clip[name] for clip in clips]).to(tower.device) for name in self.features}
         batch = {name: part.to(tower.dtype) if part.is_floating_point() else part for name, part in batch.items()}
-        return list(self.audio_embeddings(model, batch).split([int(clip[AUDIO_TOKENS]) for clip in clips]))
+        return self.audio_embeddings(model, batch)
 
     def audio_embeddings(self, model: Any, features: Mapping[str, Tensor]) -> Tensor:
         """(audio tokens of all clips, H) of their concatenated features."""
         return model.get_audio_features(**features).pooler_output
+
+    def blank_features(self, config: Any, seconds: float) -> Features:
+        """Features of a clip, as a processor makes them but zero: for a plan, which has the configuration alone."""
+        frames = math.ceil(100 * seconds)
+        window = 2 * config.audio_config.max_source_positions if self.whole_windows else frames
+        mask = (torch.arange(-(-frames // window) * window) < frames).long().view(-1, window)
+        features = torch.zeros(len(mask), config.audio_config.num_mel_bins, window)
+        return dict(zip(self.features, (features, mask), strict=False))  # not all take a mask
 
     def placed(self, model: Any, clips: Sequence[Tensor | None]) -> AbstractContextManager[None]:
         """While the block runs, each row's audio embeddings reach the decoder (see `hooks.placed_audio`).

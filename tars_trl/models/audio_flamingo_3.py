@@ -9,5 +9,6 @@ class AudioFlamingo3(SpeechLLM):
     class_name = "AudioFlamingo3ForConditionalGeneration"
     decoder_layer_class = "Qwen2DecoderLayer"
     audio_tokens_per_second = 25.0
+    whole_windows = True
     features = ("input_features", "input_features_mask")
     longest_clip = 600

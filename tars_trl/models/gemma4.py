@@ -1,10 +1,12 @@
 """Gemma 4, whose class replaces placeholders before it looks embeddings up."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import SettingError
@@ -57,6 +59,12 @@ class Gemma4(SpeechLLM):
         """(audio tokens of all clips, H), without those of padding."""
         output = model.base_model.get_audio_features(**features)
         return output.pooler_output[output.attention_mask]
+
+    def blank_features(self, config: Any, seconds: float) -> Features:
+        """Of 128 mel bins, which no configuration names."""
+        frames = math.ceil(100 * seconds)
+        mask = torch.ones(1, frames, dtype=torch.bool)
+        return {"input_features": torch.zeros(1, frames, 128), "input_features_mask": mask}
 
     def placed(self, model: Any, clips: Sequence[Tensor | None]) -> AbstractContextManager[None]:
         """In front of the decoder."""

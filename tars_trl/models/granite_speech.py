@@ -1,9 +1,11 @@
 """Granite Speech, whose class replaces placeholders before it looks embeddings up."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import SettingError
@@ -71,6 +73,10 @@ class GraniteSpeech(SpeechLLM):
     def audio_embeddings(self, model: Any, features: Any) -> Tensor:
         """(audio tokens of all clips, H); the class has them by clip."""
         return super().audio_embeddings(model, features).flatten(0, 1)
+
+    def blank_features(self, config: Any, seconds: float) -> Features:
+        """Of two frames at a time."""
+        return {"input_features": torch.zeros(1, math.ceil(50 * seconds), config.encoder_config.input_dim)}
 
     def placed(self, model: Any, clips: Sequence[Tensor | None]) -> AbstractContextManager[None]:
         """In front of the decoder."""

@@ -1,6 +1,7 @@
 """Phi-4-multimodal: the native transformers class, with its own speech LoRA merged before anything else is done."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -115,21 +116,34 @@ class Phi4Multimodal(SpeechLLM):
         Only clips of equal length share a pass: with `audio_attention_mask` the native encoder gives a padded clip
         other embeddings than the clip alone.
         """
+        return encode_in_groups(
+            clips,
+            lambda clip: clip["audio_input_features"].size(1),
+            lambda alike: SpeechLLM.encode(self, model, alike),
+        )
+
+    def encode_alike(self, model: Any, clips: Sequence[Features]) -> Tensor:
+        """(audio tokens of all clips, H), of clips of one length."""
         audio = model.get_submodule(self.audio_modules["audio projector"])
         # Of the bias: a weight may be partitioned (ZeRO-3) or packed (4 bits).
         device, dtype = audio.up_proj_for_speech.bias.device, audio.up_proj_for_speech.bias.dtype
+        features = torch.cat([clip["audio_input_features"] for clip in clips])
+        sizes = [int(clip["audio_embed_sizes"]) for clip in clips]
+        # The class's own projection and placing, over rows that are nothing but placeholders.
+        ids = torch.full((len(clips), sizes[0]), self.audio_token(model), device=device)
+        empty = torch.zeros(*ids.shape, model.config.hidden_size, dtype=dtype, device=device)
+        # DeepSpeed and FSDP cast parameters and leave the tower's mean and variance as they are, in float32.
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            return audio(ids, empty, features, audio_embed_sizes=sizes).to(dtype).flatten(0, 1)
 
-        def encode(alike: list[Features]) -> list[Tensor]:
-            features = torch.cat([clip["audio_input_features"] for clip in alike])
-            sizes = [int(clip["audio_embed_sizes"]) for clip in alike]
-            # The class's own projection and placing, over rows that are nothing but placeholders.
-            ids = torch.full((len(alike), sizes[0]), self.audio_token(model), device=device)
-            empty = torch.zeros(*ids.shape, model.config.hidden_size, dtype=dtype, device=device)
-            # DeepSpeed and FSDP cast parameters and leave the tower's mean and variance as they are, in float32.
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                return list(audio(ids, empty, features, audio_embed_sizes=sizes).to(dtype))
-
-        return encode_in_groups(clips, lambda clip: clip["audio_input_features"].size(1), encode)
+    def blank_features(self, config: Any, seconds: float) -> Features:
+        """With the number of embeddings."""
+        frames = math.ceil(100 * seconds)
+        features = torch.zeros(1, frames, config.audio_config.input_size)
+        return {
+            "audio_input_features": features,
+            "audio_embed_sizes": torch.tensor([-(-frames // config.audio_config.time_reduction)]),
+        }
 
     def audio_token(self, model: Any) -> int:
         """Id of `<|audio|>`."""

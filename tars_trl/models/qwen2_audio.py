@@ -15,6 +15,7 @@ class Qwen2Audio(SpeechLLM):
     class_name = "Qwen2AudioForConditionalGeneration"
     decoder_layer_class = "Qwen2DecoderLayer"
     audio_tokens_per_second = 25.0
+    whole_windows = True
     longest_clip = 30
     in_vllm = True
 

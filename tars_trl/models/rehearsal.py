@@ -6,14 +6,15 @@ size, in seconds. Attention counts as flash attention does, which keeps no score
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -64,6 +65,8 @@ class _Counter(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 self.known.setdefault(tensor.untyped_storage(), 0)
         kwargs = kwargs or {}
+        if func is aten.index.Tensor:  # by a mask that is known, so that the number of its rows is
+            args = args[0], [place for index in args[1] for place in _places(index)]
         result = func(*args, **kwargs)
         if func._overloadpacket in FLOPS:
             self.flops += FLOPS[func._overloadpacket](*args, **kwargs, out_val=result)
@@ -80,11 +83,20 @@ class _Counter(TorchDispatchMode):
         self.now -= size
 
 
+def _places(index: Tensor | None) -> Sequence[Tensor | None]:
+    """The numbers of what a mask marks, if it has content; else the index as it is."""
+    known = index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor)
+    return index.nonzero().unbind(1) if index is not None and known else (index,)
+
+
 def _flash_attention(
     query: Tensor, key: Tensor, value: Tensor, is_causal: bool = False, scale: float | None = None, **kwargs: Any
 ) -> Tensor:
     """Of a fake tensor on a CPU, torch would take the attention that keeps all scores."""
-    return aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal, scale=scale)[0]
+    parts = query, key, value
+    batch = torch.broadcast_shapes(*(part.shape[:-3] for part in parts))  # maybe of several dimensions
+    rows = (part.expand(*batch, *part.shape[-3:]).flatten(0, -4) for part in parts)
+    return aten._scaled_dot_product_flash_attention(*rows, 0.0, is_causal, scale=scale)[0].unflatten(0, batch)
 
 
 class Rehearsal:
@@ -97,7 +109,7 @@ class Rehearsal:
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.mode = FakeTensorMode()
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         made: dict[nn.Parameter, nn.Parameter] = {}  # tied weights are one
         for module in model.modules():
             for name, old in module._parameters.items():
@@ -118,29 +130,33 @@ class Rehearsal:
         with self.mode:
             return torch.empty(like.shape, dtype=like.dtype)
 
-    def fake(self, value: Any) -> Any:
-        """Tensors as fake ones, also those of a dataclass or a tuple of them."""
+    def fake(self, value: Any, known: bool = False) -> Any:
+        """Tensors as fake ones, also those of a dataclass, a tuple or a dict of them; `known` ones unless floats."""
         if isinstance(value, Tensor):
-            return self.blank(value)
+            return value if known and not value.is_floating_point() else self.blank(value)
         if isinstance(value, tuple):
-            return tuple(map(self.fake, value))
+            return tuple(self.fake(part, known) for part in value)
+        if isinstance(value, dict):
+            return {name: self.fake(part, known) for name, part in value.items()}
         if is_dataclass(value) and not isinstance(value, type):
-            return replace(value, **{field.name: self.fake(getattr(value, field.name)) for field in fields(value)})
+            parts = {field.name: self.fake(getattr(value, field.name), known) for field in fields(value)}
+            return replace(value, **parts)
         return value
 
-    def run(self, function: Callable[..., Any], *inputs: Any, mixed: bool = False) -> Rehearsed:
+    def run(self, function: Callable[..., Any], *inputs: Any, mixed: bool = False, known: bool = False) -> Rehearsed:
         """Rehearse a function of the model, which does its own backward pass.
 
         Args:
             function: called with `inputs` as fake ones.
             inputs: tensors, dataclasses of them, or anything else.
             mixed: under autocast to bfloat16.
+            known: whole numbers keep their values, in which lengths and masks lie that decide how clips are cut.
         """
-        inputs = self.fake(inputs)
+        inputs = self.fake(inputs, known)
         counter = _Counter()
         cast = torch.autocast("cpu", torch.bfloat16, enabled=mixed)
         flash = patch.object(nn.functional, "scaled_dot_product_attention", _flash_attention)
-        with self.mode, counter, cast, flash:
+        with nullcontext() if known else self.mode, counter, cast, flash:
             result = function(*inputs)
             kept = counter.now
             del result

@@ -23,6 +23,7 @@ class Voxtral(SpeechLLM):
     class_name = "VoxtralForConditionalGeneration"
     decoder_layer_class = "LlamaDecoderLayer"
     audio_tokens_per_second = 12.5
+    whole_windows = True
     features = ("input_features",)
     processor_options = {"tokenizer_type": "voxtral"}
     in_vllm = False  # which reads Mistral's own checkpoint alone, whose names and layout are others
