@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from accelerate import PartialState
@@ -62,16 +63,17 @@ class Engine:
             "LOCAL_RANK": state.local_process_index,
             "WORLD_SIZE": state.num_processes,
         }
-        os.environ.update({name: str(place) for name, place in places.items()})  # tell the engine its device
-        ensure_master_addr_port()
-        self.llm = LLM(
-            folder,
-            revision=revision,
-            distributed_executor_backend="external_launcher",
-            gpu_memory_utilization=gpu_memory_utilization,
-            max_model_len=max_model_length,
-            **engine_options(self.architecture, str(base.dtype).removeprefix("torch.")),
-        )
+        # They tell the engine its device; a process that is started later must not take its own place from them.
+        with patch.dict(os.environ, {name: str(place) for name, place in places.items()}):
+            ensure_master_addr_port()
+            self.llm = LLM(
+                folder,
+                revision=revision,
+                distributed_executor_backend="external_launcher",
+                gpu_memory_utilization=gpu_memory_utilization,
+                max_model_len=max_model_length,
+                **engine_options(self.architecture, str(base.dtype).removeprefix("torch.")),
+            )
         named = ((self.architecture.vllm_parameter(name), tensor) for name, tensor in merged_parameters(model))
         send_weights(self.llm, named)
 

@@ -25,7 +25,10 @@ def engine(engines, monkeypatch):
     import vllm as library
 
     monkeypatch.setattr(library, "LLM", lambda folder, **options: engines(model=folder, **options))
-    return vllm.Engine(*load_speech_llm(TINY), TINY)
+    before = dict(os.environ)
+    made = vllm.Engine(*load_speech_llm(TINY), TINY)
+    assert dict(os.environ) == before  # what a later process would take for its own place
+    return made
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
