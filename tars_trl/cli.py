@@ -70,3 +70,7 @@ def dispatch(name: str) -> None:
         raise SettingError(f"{name!r}: there is no such command. {advice}")
     sys.argv = [f"tars-trl {name}", *sys.argv[2:]]
     import_module(f".{modules[name]}", __package__).main()
+
+
+if __name__ == "__main__":
+    main()
