@@ -6,10 +6,17 @@ import pytest
 import torch
 from trl.generation import vllm_generation
 
+from tars_trl.grpo import preparing
 from tars_trl.grpo.vllm import SpeechGeneration
 from tars_trl.models.prompting import heard
 from tests.grpo.vllm_stand_in import Engine, SamplingParams, make_llm
 from tests.test_trainer import rollout
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch):
+    """Whether a vLLM is there is looked for first of all."""
+    monkeypatch.setattr(preparing, "vllm_version", lambda asked: "0.22.1")
 
 
 @pytest.fixture
