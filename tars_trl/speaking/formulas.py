@@ -149,6 +149,8 @@ FORMULAS: list[tuple[Any, Any]] = [
     ("\u03c7(?:2|\u00b2|\\^2)", "\u03c7 squared"),
     (r"(?<=\w)\[\d*:[\d:]*\]", refuse("code", "is a slice")),
     (RATIO, say_ratio),
+    (r"\bc\.\s?(?=\d{3,4}\b)", "circa "),
+    (r"=\s?\?(?=\s*[\w(])", "= what"),
 ]  # fmt: skip
 CALLS: list[tuple[Any, Any]] = [
     *[(CALL, say_call)] * 3,  # from within: f(g(x))
@@ -180,6 +182,9 @@ _DOUBTFUL = [
     r"\blog_?\{?\d|[A-Z]#|(?<![a-z] \d )(?<![a-z] \d)\|",
     "[\u00c2\u00c3][\u0080-\u00bf]|&[a-z]|&[^\\s\\w]|(?<=[a-z])\\.\\d|\u00d2|[.,\\w]\u00d3(?!\\w)",  # typos
     r"=\s?\d[\d.]*\u2013\d|\[\[|\],?\s?\[|\)[A-Za-z]\(|(?<!\\)\bsqrt\b|[a-z]-\d:",  # N=70–75, [[1, 2]]
+    r"[≤≥](?=\s?[),])|\b(?:relation|order|symbol|sign) [<>≤≥]",  # a relation that is named, not stated
+    r"[A-Za-z]{2,}\([A-Za-z]{2,}\(",  # Pop(Push(Stack))
+    r"[$€£]\s?[\d.,]+\s[MBK]\b|\d[A-Z]\s?[Ω\u2126]|[A-Z][a-z]?\d?\s\d+H2O\b",  # $250 M, 4R Ω, MgSO4 7H2O
     r"\d\s?N\s(?:[A-Z]|solution)",  # 3 N HCl: normal, no newtons
     r"(?<![\w.])\d*[a-z]{1,2}[23](?=\s?[-+=\u2212])|[-+=\u2212]\s?\d*[a-z]{1,2}[23]\b",  # x2 + y2 = r2
 ]

@@ -139,6 +139,8 @@ def replace_slash(match: re.Match) -> str:
         return f"{left} per "
     elif _OPERAND.fullmatch(left) and _OPERAND.fullmatch(right):
         return f"{left} over "
+    elif right in UNITS and re.search(r"\d\s*$", before):  # 3 xy/mL
+        raise UnspeakableError("formula", f"{match[0] + right!r} may be a quotient of units")
     elif all(_WORD.fullmatch(side) or side in ("I", "a", "A") for side in (left, right)) and not re.search(
         r"[×÷]\s?\d", after
     ):

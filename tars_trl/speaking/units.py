@@ -7,12 +7,12 @@ import re
 
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
 _BASES = {  # unit: its name, and the prefixes in use
-    **{"g": ("gram", "kmµn"), "m": ("meter", "kcmµn"), "L": ("liter", "mcdµ")},
+    **{"g": ("gram", "kmµnp"), "m": ("meter", "kcmµn"), "L": ("liter", "mcdµn")},
     **{"l": ("liter", "mcdµ"), "s": ("second", "mµn"), "Hz": ("hertz", "kMG")},
     **{"W": ("watt", "kMG"), "V": ("volt", "km"), "A": ("ampere", "mµ")},
     **{"F": ("farad", "µnp"), "C": ("coulomb", "µn"), "J": ("joule", "kM")},
     **{"N": ("newton", "kµ"), "Pa": ("pascal", "kM"), "eV": ("electronvolt", "kMG")},
-    **{"cal": ("calorie", "k"), "mol": ("mole", "mµn"), "M": ("molar", "mµn")},
+    **{"cal": ("calorie", "k"), "mol": ("mole", "mµnp"), "M": ("molar", "mµn")},
     **{"Ω": ("ohm", "kM"), "Eq": ("equivalent", "m"), "atm": ("atmosphere", "")},
     **{"T": ("tesla", "mµ")},
 }
@@ -29,7 +29,14 @@ UNITS |= {  # without "in": after a number it is nearly always the preposition
     **{"mm Hg": "millimeter of mercury", "mmHg": "millimeter of mercury", "min": "minute", "hr": "hour", "h": "hour"},
     **{"kWh": "kilowatt-hour", "dB": "decibel", "bpm": "beat per minute", "tbsp": "tablespoon", "tsp": "teaspoon"},
     **{"kB": "kilobyte", "KB": "kilobyte", "MB": "megabyte", "GB": "gigabyte", "TB": "terabyte"},
-    **{"°C": "degree Celsius", "°F": "degree Fahrenheit", "K": "kelvin", "U": "unit", "IU": "international unit"},
+    **{
+        "°C": "degree Celsius",
+        "°F": "degree Fahrenheit",
+        "rad": "radian",
+        "K": "kelvin",
+        "U": "unit",
+        "IU": "international unit",
+    },
 }
 TIMES = {"h": "hour", "hr": "hour", "sec": "second", "yr": "year"}
 TIMES |= {name: name for name in ("second", "minute", "hour", "day", "week", "month", "year", "night")}

@@ -115,6 +115,8 @@ def _is_counted(match: re.Match) -> bool:
     before, after = match.string[: match.start()], match.string[match.end() :]
     if _COUNTED.match(after) or _COUNTED_BEFORE.search(before):
         return True
+    if re.search(r"\bof $", before) and (match[0] < "1900" or match[0].endswith("00")):  # a school of 1650 students
+        return bool(_COUNTED_NOUN.match(after)) and not re.search(r"\bthe \w+ of $", before)
     return bool(_COUNTED_NOUN.match(after)) and not _DATED_BEFORE.search(before)
 
 

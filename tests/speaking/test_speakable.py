@@ -147,6 +147,11 @@ def test_a_hyphen_and_a_slash_say_what_they_mean(written, said):
         ("what things are--their essence", "what things are, their essence"),
         ("a 2 x 2 matrix over sqrt(2)", "a two by two matrix over the square root of two"),
         ("I, II and IV only", "one, two and four only"),
+        ("a school of 1650 students, the riots of 1848, c. 1000 BCE",
+         "a school of one thousand six hundred and fifty students, the riots of eighteen forty-eight, "
+         "circa one thousand BCE"),
+        ("200 pg/mL, 250 rad s-1", "two hundred picograms per milliliter, two hundred and fifty radians per second"),
+        ("12 over 18 = ? over 9", "twelve over eighteen equals what over nine"),
         ("subtest(s), the 5'-end, Scenario 1 | I ran", "subtests, the five prime-end, Scenario one, I ran"),
     ],
 )  # fmt: skip
@@ -166,6 +171,8 @@ def test_formulas_units_and_signs(written, said):
             "|aH| = |Ha|",
             "9.3 x 1013 m",
             "Let ~= be",
+            *("a linear order relation ≤ on C", "(C, +, ×, ≤)", "Pop(Push(Stack,Elem)) = Stack", "3 xy/mL"),
+            *("75% $250 M = 4", "the compound MgSO4 7H2O", "4R Ω"),
             "a[1:3]",
             *("5--3", "is -RT ln K", "-sin x", "-log(0.01)", "d²y/dx²", "2-3 times a day", "2-1/2 inches", "1-3/4"),
             *("1e-5 mol", "2.5e6", "y'' + y = 0", "f''(x)", "y' = 2", "6.63 × 10\u221234 J", "It is 5!", "n! ways"),
