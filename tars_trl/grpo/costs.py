@@ -130,6 +130,9 @@ class Costs:
         self.model, self.base = model, base_of(model)
         self.decoder = self.base.get_submodule(self.architecture.decoder)
         self.rehearsal = Rehearsal(model)
+        self.teaches_text = run.distillation_text_weight
+        if self.teaches_text is None:  # written rows are taught, too, where there are no rewards, which alignment needs
+            self.teaches_text = run.modalities == "both" and run.teacher_model_kind == "base" and not run.aligned
         self.keeps_states = run.distillation_weight > 0 and run.distillation_mode == "full_logits"
         self.embedder: Any = None
         if run.aligned and run.behavior_weight:
@@ -171,11 +174,13 @@ class Costs:
             self.model.enable_input_require_grads()
         self.model.train(trained)
         kept: list[Tensor] | None = [] if self.keeps_states else None
+        heard = dict(zip(step.prompts, step.spoken, strict=True))
+        taught = sum(count for length, count in twins if heard[length] or self.teaches_text)
 
         def learn(outputs: Any) -> None:
             loss = outputs.log_probs.sum()
             if kept and trained:
-                loss = loss + self.divergence(kept.pop()[:, -step.completion :])
+                loss = loss + self.divergence(kept.pop()[:taught, -step.completion :])
             if trained:
                 loss.backward()
 
@@ -219,10 +224,7 @@ class Costs:
         stale = run.gradient_accumulation_steps % (run.steps_per_generation * run.num_iterations) != 0
         passes = [(step, twins) for twins in step.micro_batches()] * (bool(by_engine or stale) + bool(run.beta))
         if run.distillation_weight:
-            weight = run.distillation_text_weight
-            if weight is None:  # 1 where there are no rewards, which alignment needs
-                weight = run.modalities == "both" and run.teacher_model_kind == "base" and not run.aligned
-            group = step.group * (2 if weight else 1)
+            group = step.group * (2 if self.teaches_text else 1)
             rows = min(step.clips(0, step.rows) * group, step.rows)
             lesson = replace(step, rows=rows, group=group, prompts=(step.written,), spoken=(False,))
             passes += [(lesson, twins) for twins in lesson.micro_batches()]
