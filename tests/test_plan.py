@@ -88,6 +88,14 @@ def test_a_model_that_is_not_known():
 TAUGHT = {"distillation_weight": 1.0, "distillation_text_weight": 0.5, "beta": 0.1}  # a teacher and a reference
 
 
+def test_what_no_run_could_take(small, tmp_path):
+    for absurd in (["--speech_seconds", 1e6], ["--max_completion_length", 10**9]):
+        with pytest.raises(SettingError, match=r"are more than the [\d,]+ that the model has positions for. Lower"):
+            planned(*small, *absurd)
+    with pytest.raises(SettingError, match="Give a folder that holds its config.json"):
+        planned("--model", tmp_path)
+
+
 @pytest.mark.parametrize("wanted", [{}, {"shared_prefix": "never"}, TAUGHT], ids=str)
 def test_tokens_are_those_of_a_run(make_trainer, small, wanted):
     """Through the first decoder layer in a step, as a hook counts them."""

@@ -1,6 +1,7 @@
 """Whether there is such a folder here or such a repository on the hub, said within seconds and in one sentence."""
 
 import difflib
+import functools
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
@@ -30,8 +31,12 @@ def check_on_hub(repo_id: str, repo_type: str = "model", revision: str | None = 
         raise FileNotFoundError(
             f"{at}: there is no such folder here, and no repository can have this name ({error}) Correct it."
         ) from error
-    if constants.HF_HUB_OFFLINE:
-        return
+    if not constants.HF_HUB_OFFLINE:
+        _ask(repo_id, repo_type, revision, at)
+
+
+@functools.cache  # a yes, not an error: whatever needs to know asks, and the hub is asked once
+def _ask(repo_id: str, repo_type: str, revision: str | None, at: str) -> None:
     answer: Future = Future()
 
     def ask() -> None:

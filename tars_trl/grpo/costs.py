@@ -17,6 +17,7 @@ from transformers import AutoModel, DynamicCache
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 from trl.trainer.utils import add_fused_lm_head
 
+from ..errors import SettingError
 from ..models import architecture_of
 from ..models.hooks import last_logits_only, last_states
 from ..models.prefill import RoomyLayer
@@ -113,6 +114,13 @@ class Costs:
         model = architecture.empty(config).to(dtype)
         model, self.architecture, peft_config = prepare_training(model, run)
         self.step = Step.of(run, self.architecture.audio_tokens_per_second)
+        text, tokens = base_of(model).config.get_text_config(), self.step.prompts[0] + self.step.completion
+        if tokens > text.max_position_embeddings:
+            raise SettingError(
+                f"A prompt of {self.step.prompts[0]:,} tokens and a completion of {self.step.completion:,} are more "
+                f"than the {text.max_position_embeddings:,} that the model has positions for. Lower max_audio_seconds "
+                "(or speech_seconds, question_tokens) or max_completion_length (completion_tokens)."
+            )
         seconds = run.speech_seconds or run.max_audio_seconds
         self.clip = self.architecture.blank_features(base_of(model).config, seconds)
         self.longest = longest_row(model)

@@ -148,7 +148,7 @@ def configuration(model_id: str, **options: Any) -> Any:
     """
     try:
         return AutoConfig.from_pretrained(model_id, **options)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: of a folder without config.json
         if model_id not in RELEASED:
             raise SettingError(
                 f"{model_id!r}: its configuration is neither at hand nor written down here ({', '.join(RELEASED)} "

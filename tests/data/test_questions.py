@@ -625,6 +625,22 @@ class TestWhereQuestionsAre:
             load_questions("someone/questions")
         assert monotonic() - begin < 5
 
+    def test_the_hub_is_asked_once_unless_it_has_failed(self, monkeypatch):
+        asked, answers = [], [OSError("busy"), None, None]
+        monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+
+        def answer(*names, **_):
+            asked.append(names)
+            if (error := answers.pop(0)) is not None:
+                raise error
+
+        monkeypatch.setattr(hub.huggingface_hub, "HfApi", lambda: SimpleNamespace(repo_info=answer))
+        with pytest.raises(ConnectionError, match="busy"):
+            hub.check_on_hub("someone/once")
+        for name in ("someone/once", "someone/once", "someone/other"):
+            hub.check_on_hub(name)
+        assert asked == [("someone/once",), ("someone/once",), ("someone/other",)]
+
     def test_a_name_that_no_repository_can_have_is_not_blamed_on_the_network(self):
         with pytest.raises(FileNotFoundError, match="^some--one/qu..estions: .*no repository can have this name"):
             load_questions("some--one/qu..estions")
