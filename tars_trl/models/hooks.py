@@ -150,7 +150,12 @@ def last_logits_only(model: Any) -> Iterator[None]:
     two minutes of speech 60 GB in bfloat16. Prompts must be padded on the left.
     """
     head = model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _module, args: (args[0][:, -1:], *args[1:]))
+
+    def keep_last(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        # A copy: on a CPU torch multiplies a slice as a batch, and copies the head's weights once for each row.
+        return args[0][:, -1:].clone(memory_format=torch.contiguous_format), *args[1:]
+
+    handle = head.register_forward_pre_hook(keep_last)
     try:
         yield
     finally:
