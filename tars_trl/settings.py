@@ -182,6 +182,8 @@ def run(main: Callable[[], Any]) -> None:
             raise
         print(f"{Path(words[0]).name}: {error}\n(--debug shows where this comes from.)", file=sys.stderr)
         sys.exit(2)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # whose threads may abort an exit
 
 
 def parse(*classes: type, args: Sequence[str] | None = None, description: str | None = None) -> tuple[Any, ...]:

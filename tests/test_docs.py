@@ -93,7 +93,9 @@ def run_words(words):
         except SystemExit:
             assert name == "check_recordings"  # some clips are heard badly, which the page says
     elif words[0] == "make":
-        done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["make", "-n", "--no-print-directory", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         if words[1] == "demo":
             run_words(shlex.split(done.stdout.splitlines()[-1]))
     elif words[:2] == ["pip", "install"]:
