@@ -278,11 +278,11 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
             )
         try:
             if self.behavior_device is not None:
-                torch.empty(0, device=self.behavior_device)
-        except (RuntimeError, AssertionError) as error:
+                torch.device(self.behavior_device)  # whether this machine has it matters to a run, not to a plan
+        except RuntimeError as error:
             raise SettingError(
-                f"behavior_device={self.behavior_device!r}: nothing can be computed there, {error} Name a device of "
-                "this machine, such as cpu, or leave it out."
+                f"behavior_device={self.behavior_device!r}: nothing can be computed there, {error} Name a device, "
+                "such as cpu or cuda:1, or leave it out."
             ) from error
         if self.torch_compile and self.modalities != "text":
             raise SettingError(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Audio, Dataset
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import set_seed
@@ -40,8 +41,8 @@ def own_settings(args: Any) -> Any:
     hub's token leaves it for the environment: transformers saves all settings in every checkpoint.
 
     Raises:
-        SettingError: `resume_from_checkpoint` is no folder, `output_dir` cannot be one, or what `report_to` or
-            `use_vllm` ask for is not installed.
+        SettingError: `resume_from_checkpoint` is no folder, `output_dir` cannot be one, `behavior_device` is not
+            there, or what `report_to` or `use_vllm` ask for is not installed.
     """
     own = copy.copy(args)
     own.resume_from_checkpoint = named_checkpoint(own.resume_from_checkpoint)
@@ -62,6 +63,11 @@ def _check_surroundings(args: Any) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "this user may not write to" if there.is_dir() else "there is a file,"
         raise SettingError(f"output_dir={args.output_dir!r}: {why} {there}. Give another place.")
+    device = getattr(args, "behavior_device", None)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(f"behavior_device={device!r} is not on this machine, {error} Name another one.") from error
     try:
         for callback in get_reporting_integration_callbacks(args.report_to):
             if callback.__module__.startswith("transformers."):

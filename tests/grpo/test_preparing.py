@@ -192,6 +192,12 @@ def test_settings_are_refused_when_they_are_made(settings, said):
         TARSGRPOConfig("out", report_to=[], **settings)
 
 
+def test_a_device_that_is_elsewhere_can_be_planned_and_not_run():
+    settings = TARSGRPOConfig("out", report_to=[], behavior_device="cuda:99")
+    with pytest.raises(SettingError, match="behavior_device='cuda:99' is not on this machine"):
+        preparing.own_settings(settings)
+
+
 def test_tokens_that_are_none_are_named():
     with pytest.raises(SettingError, match="suppress_tokens='x' is no list of token ids"):
         preparing.suppress(TARSGRPOConfig("out", report_to=[], generation_kwargs={"suppress_tokens": "x"}), [1])
