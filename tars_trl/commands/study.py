@@ -1,7 +1,7 @@
 """Every table of a study, from the answers that compare has left. Nothing is run, nothing is read beside it.
 
     tars-trl study runs/study/validation/results.json --choose true
-    tars-trl study runs/study/test/results.json --pairs "tars: grpo" "grpo_distill: tars"
+    tars-trl study runs/study/test/results.json --pairs "tars: grpo" "grpo_distill: tars" --figure curves.png
 
 With `--choose` the best variant of each arm is printed, as entries of `variants` for the test; else spoken accuracy
 by step, speed and what carries over, what the advantages were made of, and the pairs, each with its interval.
@@ -10,8 +10,9 @@ by step, speed and what carries over, what the advantages were made of, and the 
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..comparison.study import Study, choose, curve_table, outcome_table, pair_table, share_table
+from ..comparison.study import Study, choose, curve_table, outcome_table, pair_table, plot_curves, share_table
 from ..errors import SettingError
+from ..report.plots import check_matplotlib
 from ..settings import Settings, parse, run, setting
 
 
@@ -22,6 +23,7 @@ class StudySettings(Settings):
     results: str | None = setting(None, "results.json of a comparison.", required=True, positional=True)
     pairs: list[str] = setting([], "Arms to set against each other, as `FIRST: SECOND`.")
     accuracy: float = setting(0.7, "Spoken accuracy to which steps and seconds are counted.", above=0, most=1)
+    figure: str | None = setting(None, "Also draw spoken accuracy by step into this file, .png or .svg.")
     choose: bool = setting(False, "Print the best variant of each arm instead.")
 
 
@@ -31,6 +33,8 @@ def main(args: list[str] | None = None) -> None:
     path = Path(str(settings.results))
     if not path.is_file():
         raise SettingError(f"{path}: there is no such file. Give the results.json that compare has left.")
+    if settings.figure and Path(settings.figure).suffix not in (".png", ".svg"):
+        raise SettingError(f"figure: {settings.figure!r} is neither .png nor .svg. Write one of them.")
     study = Study.read(path)
     if settings.choose:
         print("\n".join(f'  - "{arm}: {best.variant}"' for arm, best in choose(study).items()))
@@ -46,6 +50,10 @@ def main(args: list[str] | None = None) -> None:
     print(f"## What spoken tokens learned from, % of the variance of their advantages\n\n{share_table(study)}")
     if pairs:
         print(f"## Arm against arm, points\n\n{pair_table(study, pairs)}")
+    if settings.figure:
+        check_matplotlib()
+        Path(settings.figure).parent.mkdir(parents=True, exist_ok=True)
+        plot_curves(study).savefig(settings.figure)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ..evaluation.results import read_results, read_twins
 from ..files import json_object, read_json, write_whole
 from ..settings import fits
 from .table import BASE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESAMPLES = 10_000
 LOGGED = re.compile(r"(speech|text)/advantage_share/|distillation/(text_)?kl$|step_time$|alignment/no_reference$")
@@ -144,10 +147,14 @@ def matrix(rows: Sequence[Answers], modality: str = "speech", domain: str | None
     return answers if domain is None else answers[:, [name == domain for name in rows[0].domains]]
 
 
-def area(study: Study, arm: str, task: str, end: int) -> np.ndarray:
-    """Area under each question's curve, (seeds, questions), as a mean over steps 0 to `end`: trapezoids, spoken."""
+def area(study: Study, arm: str, task: str, end: int, seeds: Sequence[int] | None = None) -> np.ndarray:
+    """Area under each question's curve, (seeds, questions), as a mean over steps 0 to `end`: trapezoids, spoken.
+
+    Of all seeds, or of some.
+    """
     steps = sorted({row.step for row in study.answers if row.arm == arm and row.task == task and row.step <= end})
-    curve = [matrix(study.of(arm, task, step)) for step in steps]
+    measured = [study.of(arm, task, step) for step in steps]
+    curve = [matrix([row for row in rows if seeds is None or row.seed in seeds]) for rows in measured]
     start = matrix(study.of(BASE, task))  # the untrained model, the same for every seed
     points = np.stack([np.broadcast_to(start, curve[0].shape), *curve])
     return np.trapezoid(points, [0, *steps], axis=0) / steps[-1]
@@ -261,7 +268,7 @@ def pair_table(study: Study, pairs: Sequence[tuple[str, str]]) -> str:
         if not shared:
             continue
         end = min(one[0].step, other[0].step)
-        areas = [area(study, arm, task, end)[: len(shared)] for arm in (first, second)]
+        areas = [area(study, arm, task, end, shared) for arm in (first, second)]
         cells = [_points(areas[0] - areas[1])]
         cells += [_points(matrix(one, modality) - matrix(other, modality)) for modality in ("speech", "text")]
         for name in carried:
@@ -282,3 +289,42 @@ def share_table(study: Study) -> str:
         given: list[list[Any]] = [[of[name] for of in means if name in of] for name in names]
         rows.append([arm, *(_percent(fmean(values)) if values else "" for values in given)])
     return _table(["arm", *(name.rpartition("/")[2] for name in names)], rows)
+
+
+def plot_curves(study: Study) -> "Figure":
+    """Spoken accuracy by step: a panel an arm, mean and single seeds, with the other arms' means in grey behind it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from ..report.plots import COLORS
+
+    task = study.tasks[0]
+    start = float(matrix(study.of(BASE, task)).mean())
+    curves: dict[str, np.ndarray] = {}
+    for arm in study.arms:
+        seeds = np.array([matrix(study.of(arm, task, step)).mean(axis=1) for step in _steps(study, arm)[1:]])
+        curves[arm] = 100 * np.vstack([[start] * seeds.shape[1], seeds])
+    columns = min(3, len(curves))
+    lines = -(-len(curves) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.2 * lines + 0.4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes in panels[len(curves) :]:
+        axes.set_visible(False)
+    for axes, (arm, seeds) in zip(panels, curves.items(), strict=False):
+        for other, values in curves.items():
+            if other != arm:
+                axes.plot(_steps(study, other), values.mean(axis=1), color="#C8C8C8", linewidth=0.8)
+        axes.plot(_steps(study, arm), seeds, color=COLORS["speech"], linewidth=0.8, alpha=0.35)
+        axes.plot(_steps(study, arm), seeds.mean(axis=1), color=COLORS["speech"], marker="o", markersize=3)
+        axes.set_title(f"{arm}: {seeds[-1].mean():.1f} %", loc="left", fontsize=9, weight="bold")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#E4E4E4")
+    figure.supxlabel("step", fontsize=9)
+    figure.supylabel("spoken accuracy, %", fontsize=9)
+    return figure
+
+
+def _steps(study: Study, arm: str) -> list[int]:
+    """Where an arm was measured on the first task, step 0 among them."""
+    return [0, *sorted({row.step for row in study.answers if row.arm == arm and row.task == study.tasks[0]})]

@@ -102,6 +102,11 @@ def test_tables_from_the_file_alone(tmp_path, capsys):
     study_command.main([str(tmp_path / "results.json"), "--pairs", "better: worse", "--accuracy", "0.5"])
     printed = capsys.readouterr().out
     assert line in printed and outcome in printed
+    study_command.main([str(tmp_path / "results.json"), "--figure", str(tmp_path / "new" / "curves.svg")])
+    capsys.readouterr()
+    assert "better: 75.0 %" in (tmp_path / "new" / "curves.svg").read_text()
+    with pytest.raises(SettingError, match="neither .png nor .svg"):
+        study_command.main([str(tmp_path / "results.json"), "--figure", str(tmp_path / "curves.txt")])
     study_command.main([str(tmp_path / "results.json"), "--choose", "true"])
     assert capsys.readouterr().out.splitlines() == ['  - "worse: "', '  - "better: "']
     with pytest.raises(SettingError, match="Write FIRST: SECOND"):
@@ -115,6 +120,13 @@ def test_missing_seeds_are_left_out_of_pairs():
     study.answers = [row for row in study.answers if not (row.arm == "worse" and row.seed == 1)]
     assert matrix(study.of("worse", "t")).shape == (1, 4)
     assert "1 : 0" in pair_table(study, [("better", "worse")])
+    first, second = made(), made()
+    first.answers = [row for row in first.answers if row.seed == 1 or row.arm == "base"]
+    second.answers = [row for row in second.answers if row.seed == 1 or row.arm != "worse"]
+    for row in second.answers:
+        row.speech = "0000" if (row.arm, row.seed) == ("better", 0) else row.speech
+    pair = [("better", "worse")]
+    assert pair_table(first, pair) == pair_table(second, pair)  # the area, too, is of the seed that both have
     random.Random(0).shuffle(study.answers)
     assert [row.seed for row in study.of("better", "t")] == [0, 1]
 
