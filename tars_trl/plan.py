@@ -147,8 +147,8 @@ class Plan(Costs):
         lines = [
             f"{sum(parts.values()):,} parameters, of which {trained:,} are trained",
             *(f"  {part:<22}{number:>16,}" for part, number in parts.items()),
-            f"{rows} completions a step; on each of {step.gpus} GPUs {step.rows} are sampled at a time, "
-            f"{step.micro_batch} updated",
+            f"{rows} completions a step of GRPO (SFT and DPO are not planned); on each of {step.gpus} GPUs "
+            f"{step.rows} are sampled at a time, {step.micro_batch} updated",
             f"  prompts of {' and '.join(f'{n:,}' for n in step.prompts)} tokens, completions of {step.completion:,}",
             f"  {plain:,} tokens through the decoder if every row had its own prompt, {shared:,} as it is done",
             "", "GiB of one GPU",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
+import psutil
 import pytest
 
 from tests.conftest import ROOT
@@ -14,24 +15,24 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.slow
 
 
-def run(*command):
+def run(*command, timeout=280):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+        [sys.executable, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
     )
 
 
-@pytest.mark.skipif("TARS_TEST_RELEASED_SIZES" not in os.environ, reason="8 GB; TARS_TEST_RELEASED_SIZES is not set")
+@pytest.mark.skipif(psutil.virtual_memory().available < 8 * 2**30, reason="it takes 5 GB, and less than 8 are free")
 @pytest.mark.parametrize("recipe", ["qwen2_5_omni/tars_7b.yaml", "phi4_multimodal/tars.yaml"])
 def test_a_step_at_released_sizes(tmp_path, recipe):
     """All but the number of layers is the released model's and its recipe's: it learns, within the planned memory."""
     words = ["--recipe", f"recipes/{recipe}", "--layers", 2, "--steps", 1, "--completion", 4, "--output", tmp_path]
-    done = run("benchmarks/step_7b.py", *words)
+    done = run("benchmarks/step_7b.py", *words, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads((tmp_path / "step.json").read_text())
     assert report["prompts"] == "shared" and report["parameters"] > 0.9e9
     assert math.isfinite(report["log"]["loss"]) and report["log"]["grad_norm"] > 0
-    assert set(report["phases"]) == {"audio tower", "sampling", "rewards", "update, forward", "update, backward"}
+    assert set(report["phases"]) >= {"audio tower", "sampling", "rewards", "update, forward", "update, backward"}
     update = report["phases"]["update, backward"]
     assert update["peak_gib"] == pytest.approx(update["planned_gib"], rel=0.2)
 
