@@ -21,7 +21,7 @@ from tests.test_house import PAGES, TYPED, main_of
 
 MARK = re.compile(r"# (needs (the hub|the network|a GPU|GPUs|\d GPUs|vLLM)|takes \d+ GiB)")
 """What a page says beside a block, or behind a command, that is not run here."""
-LEFT = {"docs/study.md", "docs/guides/performance.md"}
+LEFT = {"docs/study.md", "docs/study_rules.md", "docs/guides/performance.md"}
 """Pages whose commands take hours, as they say; tests/comparison and tests/test_benchmarks.py run the same in small."""
 FEW, STEPS = ["--limit", "4"], ["--max_steps", "2", "--per_device_train_batch_size", "8", "--use_cpu", "true"]
 SMALLER = {
