@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -131,7 +133,7 @@ def test_missing_seeds_are_left_out_of_pairs():
     assert [row.seed for row in study.of("better", "t")] == [0, 1]
 
 
-@pytest.mark.parametrize(("name", "runs"), [("validation", 9 * 6), ("forms", 6), ("test", 9 * 5)])
+@pytest.mark.parametrize(("name", "runs"), [("validation", 9 * 6), ("forms", 6), ("test", 9 * 5), ("why", 5 * 3)])
 def test_the_studys_runs_are_planned(name, runs, monkeypatch, capsys):
     """As many as its page says; every command is understood by its recipe; arms that go on do so behind their start."""
     monkeypatch.chdir(ROOT)
@@ -198,3 +200,15 @@ def test_a_study_without_the_untrained_model_or_with_other_questions_is_refused(
         (tmp_path / "results.json").write_text(json.dumps({**content, "answers": change(content["answers"])}))
         with pytest.raises(NotLoggedError, match=r"results\.json"):
             study_command.main([str(tmp_path / "results.json"), "--choose", "true"])
+
+
+def test_the_page_has_the_tables_of_its_answers(monkeypatch, tmp_path, capsys):
+    """The command on the study's page, run on the answers beside it, prints the tables that stand there."""
+    page = (ROOT / "docs/study.md").read_text(encoding="utf-8")
+    command = re.search(r"^python recipes/study\.py (docs/assets/study/test\.json (?:.*\\\n)*.*)$", page, re.M)
+    words = shlex.split(command[1].replace("\\\n", " "))
+    monkeypatch.chdir(ROOT)
+    study_command.main([word if not word.endswith(".png") else str(tmp_path / "curves.png") for word in words])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(lines) > 40
+    assert [line for line in lines if line not in page] == []
