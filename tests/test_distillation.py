@@ -224,9 +224,14 @@ def test_micro_batches_without_a_taught_row(make_unrewarded):
     assert log["distillation/kl"] > 0 and "distillation/text_kl" not in log and log["grad_norm"] > 0
 
 
-def test_live_teacher_without_rewards_is_warned_of(make_unrewarded, caplog):
+def test_live_teacher_is_warned_of(make_unrewarded, make_trainer, caplog):
     trainer = make_unrewarded(teacher_model_kind="live")
     assert "Nothing holds a live teacher" in caplog.text and trainer.args.distillation_text_weight == 0
+    caplog.clear()
+    make_trainer(distillation_weight=1.0)
+    assert "live teacher" not in caplog.text
+    make_trainer(distillation_weight=1.0, teacher_model_kind="live")
+    assert "Nothing holds a live teacher" in caplog.text
 
 
 def test_truncated_and_empty_completions(make_trainer):

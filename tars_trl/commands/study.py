@@ -22,6 +22,7 @@ class StudySettings(Settings):
 
     results: str | None = setting(None, "results.json of a comparison.", required=True, positional=True)
     pairs: list[str] = setting([], "Arms to set against each other, as `FIRST: SECOND`.")
+    domain: str | None = setting(None, "Set the pairs against each other on this domain's questions alone, too.")
     accuracy: float = setting(0.7, "Spoken accuracy to which steps and seconds are counted.", above=0, most=1)
     figure: str | None = setting(None, "Also draw spoken accuracy by step into this file, .png or .svg.")
     choose: bool = setting(False, "Print the best variant of each arm instead.")
@@ -39,6 +40,9 @@ def main(args: list[str] | None = None) -> None:
     if settings.choose:
         print("\n".join(f'  - "{arm}: {best.variant}"' for arm, best in choose(study).items()))
         return
+    domains = sorted({domain for row in study.answers for domain in row.domains})
+    if settings.domain is not None and settings.domain not in domains:
+        raise SettingError(f"domain: {settings.domain!r} is none of theirs. They are {', '.join(domains) or 'none'}.")
     pairs = []
     for pair in settings.pairs:
         first, _, second = (part.strip() for part in pair.partition(":"))
@@ -49,7 +53,7 @@ def main(args: list[str] | None = None) -> None:
     print(f"## Speed, and what carries over\n\n{outcome_table(study, settings.accuracy)}")
     print(f"## What spoken tokens learned from, % of the variance of their advantages\n\n{share_table(study)}")
     if pairs:
-        print(f"## Arm against arm, points\n\n{pair_table(study, pairs)}")
+        print(f"## Arm against arm, points\n\n{pair_table(study, pairs, settings.domain)}")
     if settings.figure:
         check_matplotlib()
         Path(settings.figure).parent.mkdir(parents=True, exist_ok=True)

@@ -252,14 +252,17 @@ def outcome_table(study: Study, accuracy: float) -> str:
     return _table(header, rows)
 
 
-def pair_table(study: Study, pairs: Sequence[tuple[str, str]]) -> str:
+def pair_table(study: Study, pairs: Sequence[tuple[str, str]], domain: str | None = None) -> str:
     """Arm against arm: paired differences in points with intervals over seeds and questions, and McNemar's test.
+
+    With a domain also those on its questions alone, spoken, at the end.
 
     McNemar's takes every (seed, question) as a pair of its own, which answers of several seeds to one question are not
     quite: where it and the interval disagree, the interval counts.
     """
     task, *carried = study.tasks
-    header = ["first - second", "area", "end, spoken", "end, written", *carried, "McNemar at the end"]
+    header = ["first - second", "area", "end, spoken", "end, written", *([domain] if domain else []), *carried]
+    header.append("McNemar at the end")
     rows = []
     for first, second in pairs:
         one, other = study.of(first, task), study.of(second, task)
@@ -271,6 +274,7 @@ def pair_table(study: Study, pairs: Sequence[tuple[str, str]]) -> str:
         areas = [area(study, arm, task, end, shared) for arm in (first, second)]
         cells = [_points(areas[0] - areas[1])]
         cells += [_points(matrix(one, modality) - matrix(other, modality)) for modality in ("speech", "text")]
+        cells += [_points(matrix(one, domain=domain) - matrix(other, domain=domain))] if domain else []
         for name in carried:
             pair = [[row for row in study.of(arm, name) if row.seed in shared] for arm in (first, second)]
             cells.append(_points(matrix(pair[0]) - matrix(pair[1])) if all(pair) else "")
@@ -317,6 +321,8 @@ def plot_curves(study: Study) -> "Figure":
                 axes.plot(_steps(study, other), values.mean(axis=1), color="#C8C8C8", linewidth=0.8)
         axes.plot(_steps(study, arm), seeds, color=COLORS["speech"], linewidth=0.8, alpha=0.35)
         axes.plot(_steps(study, arm), seeds.mean(axis=1), color=COLORS["speech"], marker="o", markersize=3)
+        axes.set_xticks(_steps(study, arm))
+        axes.tick_params(labelsize=8)
         axes.set_title(f"{arm}: {seeds[-1].mean():.1f} %", loc="left", fontsize=9, weight="bold")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#E4E4E4")

@@ -64,10 +64,10 @@ class WrittenTeacher:
         if self.on and args.distillation_text_weight is None:
             alone = "no_reward" in names and args.teacher_model_kind == "base" and args.modalities == "both"
             args.distillation_text_weight = args.distillation_weight if alone else 0.0
-        if self.on and args.teacher_model_kind == "live" and "no_reward" in names and accelerator.is_main_process:
+        if self.on and args.teacher_model_kind == "live" and accelerator.is_main_process:
             logger.warning(
-                "Nothing holds a live teacher where there are no rewards: teacher and student can drift away together "
-                "(one of two runs did). Use teacher_model_kind='base' unless that is what you want to see."
+                "Nothing holds a live teacher: it and the student can drift away together, with rewards or without "
+                "(docs/study.md). Use teacher_model_kind='base' unless that is what you want to see."
             )
         self._sums: dict[bool, list[Tensor]] = {}
 

@@ -111,6 +111,10 @@ def test_tables_from_the_file_alone(tmp_path, capsys):
         study_command.main([str(tmp_path / "results.json"), "--figure", str(tmp_path / "curves.txt")])
     study_command.main([str(tmp_path / "results.json"), "--choose", "true"])
     assert capsys.readouterr().out.splitlines() == ['  - "worse: "', '  - "better: "']
+    study_command.main([str(tmp_path / "results.json"), "--pairs", "better: worse", "--domain", "new"])
+    assert "| +50.0 [" in capsys.readouterr().out  # 75 and 25 % of the answers to new ones
+    with pytest.raises(SettingError, match="They are new, old"):
+        study_command.main([str(tmp_path / "results.json"), "--domain", "newer"])
     with pytest.raises(SettingError, match="Write FIRST: SECOND"):
         study_command.main([str(tmp_path / "results.json"), "--pairs", "better: best"])
     with pytest.raises(SettingError, match="no such file"):
