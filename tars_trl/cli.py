@@ -1,6 +1,6 @@
 """`tars-trl COMMAND …`: the jobs of the recipes as one command, for those who installed the package and have no clone.
 
-The same functions and settings as `recipes/COMMAND.py`, which is the form that `accelerate launch` takes.
+The same functions and settings as the files in `recipes/`, which are the form that `accelerate launch` takes.
 """
 
 import difflib

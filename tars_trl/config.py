@@ -178,10 +178,10 @@ class TARSGRPOConfig(SpeechTrainingSettings, GRPOConfig):
     behavior_device: str | None = setting(None, "Where it runs, such as cpu or cuda:1. None: the training device.")
     behavior_batch_size: int = setting(32, "Texts in a forward pass of the embedding model, per process.", least=1)
 
-    # Learning from the written twin token by token (docs/guides/distillation.md; beside rewards experimental).
+    # Learning from the written twin token by token (docs/guides/distillation.md).
     distillation_weight: float = setting(
         0.0,
-        "Weight of what the written twin's reader thinks of each spoken token, beside the rewards or "
+        "Weight of what the written twin's reader thinks of each spoken token, beside the rewards (experimental) or "
         "alone (X-OPD, arXiv 2603.24596; TRL's SDPO has the name); 0 turns it and its cost off.",
         least=0,
         most=1000,

@@ -34,9 +34,13 @@ def main(args: list[str] | None = None) -> None:
     path = Path(str(settings.results))
     if not path.is_file():
         raise SettingError(f"{path}: there is no such file. Give the results.json that compare has left.")
-    if settings.figure and Path(settings.figure).suffix not in (".png", ".svg"):
-        raise SettingError(f"figure: {settings.figure!r} is neither .png nor .svg. Write one of them.")
     study = Study.read(path)
+    if settings.figure:
+        if Path(settings.figure).suffix not in (".png", ".svg"):
+            raise SettingError(f"figure: {settings.figure!r} is neither .png nor .svg. Write one of them.")
+        check_matplotlib()
+        Path(settings.figure).parent.mkdir(parents=True, exist_ok=True)
+        plot_curves(study).savefig(settings.figure)
     if settings.choose:
         print("\n".join(f'  - "{arm}: {best.variant}"' for arm, best in choose(study).items()))
         return
@@ -54,10 +58,6 @@ def main(args: list[str] | None = None) -> None:
     print(f"## What spoken tokens learned from, % of the variance of their advantages\n\n{share_table(study)}")
     if pairs:
         print(f"## Arm against arm, points\n\n{pair_table(study, pairs, settings.domain)}")
-    if settings.figure:
-        check_matplotlib()
-        Path(settings.figure).parent.mkdir(parents=True, exist_ok=True)
-        plot_curves(study).savefig(settings.figure)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,10 @@ class Study:
         wanted = max((row.step for row in rows), default=0) if step is None else step
         return sorted((row for row in rows if row.step == wanted), key=lambda row: row.seed)
 
+    def steps(self, arm: str, task: str) -> list[int]:
+        """At which an arm was measured on a task."""
+        return sorted({row.step for row in self.answers if row.arm == arm and row.task == task})
+
     @property
     def arms(self) -> list[str]:
         """In the order they were run, without the untrained model."""
@@ -152,7 +156,7 @@ def area(study: Study, arm: str, task: str, end: int, seeds: Sequence[int] | Non
 
     Of all seeds, or of some.
     """
-    steps = sorted({row.step for row in study.answers if row.arm == arm and row.task == task and row.step <= end})
+    steps = [step for step in study.steps(arm, task) if step <= end]
     measured = [study.of(arm, task, step) for step in steps]
     curve = [matrix([row for row in rows if seeds is None or row.seed in seeds]) for rows in measured]
     start = matrix(study.of(BASE, task))  # the untrained model, the same for every seed
@@ -177,7 +181,7 @@ def difference_interval(differences: np.ndarray, seed: int = 0) -> Interval:
 
 def steps_to(study: Study, arm: str, task: str, accuracy: float) -> float | None:
     """Steps after which the mean spoken accuracy over seeds has reached `accuracy`, between measurements in a line."""
-    steps = sorted({row.step for row in study.answers if row.arm == arm and row.task == task})
+    steps = study.steps(arm, task)
     points = [(0, float(matrix(study.of(BASE, task)).mean()))]
     points += [(step, float(matrix(study.of(arm, task, step)).mean())) for step in steps]
     if points[0][1] >= accuracy:
@@ -297,31 +301,27 @@ def share_table(study: Study) -> str:
 
 def plot_curves(study: Study) -> "Figure":
     """Spoken accuracy by step: a panel an arm, mean and single seeds, with the other arms' means in grey behind it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from ..report.plots import COLORS
+    from ..report.plots import COLORS, empty_figure
 
     task = study.tasks[0]
     start = float(matrix(study.of(BASE, task)).mean())
     curves: dict[str, np.ndarray] = {}
     for arm in study.arms:
-        seeds = np.array([matrix(study.of(arm, task, step)).mean(axis=1) for step in _steps(study, arm)[1:]])
+        seeds = np.array([matrix(study.of(arm, task, step)).mean(axis=1) for step in study.steps(arm, task)])
         curves[arm] = 100 * np.vstack([[start] * seeds.shape[1], seeds])
+    places = {arm: [0, *study.steps(arm, task)] for arm in curves}
     columns = min(3, len(curves))
     lines = -(-len(curves) // columns)
-    figure = Figure(figsize=(3.2 * columns, 2.2 * lines + 0.4), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    for axes in panels[len(curves) :]:
+    grid: dict[str, Any] = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, panels = empty_figure(3.2 * columns, 2.2 * lines + 0.4, columns, lines, **grid)
+    for axes in panels.flat[len(curves) :]:
         axes.set_visible(False)
-    for axes, (arm, seeds) in zip(panels, curves.items(), strict=False):
-        for other, values in curves.items():
-            if other != arm:
-                axes.plot(_steps(study, other), values.mean(axis=1), color="#C8C8C8", linewidth=0.8)
-        axes.plot(_steps(study, arm), seeds, color=COLORS["speech"], linewidth=0.8, alpha=0.35)
-        axes.plot(_steps(study, arm), seeds.mean(axis=1), color=COLORS["speech"], marker="o", markersize=3)
-        axes.set_xticks(_steps(study, arm))
+    for axes, (arm, seeds) in zip(panels.flat, curves.items(), strict=False):
+        for other in curves:
+            axes.plot(places[other], curves[other].mean(axis=1), color="#C8C8C8", linewidth=0.8)
+        axes.plot(places[arm], seeds, color=COLORS["speech"], linewidth=0.8, alpha=0.35)
+        axes.plot(places[arm], seeds.mean(axis=1), color=COLORS["speech"], marker="o", markersize=3)
+        axes.set_xticks(places[arm])
         axes.tick_params(labelsize=8)
         axes.set_title(f"{arm}: {seeds[-1].mean():.1f} %", loc="left", fontsize=9, weight="bold")
         axes.spines[["top", "right"]].set_visible(False)
@@ -329,8 +329,3 @@ def plot_curves(study: Study) -> "Figure":
     figure.supxlabel("step", fontsize=9)
     figure.supylabel("spoken accuracy, %", fontsize=9)
     return figure
-
-
-def _steps(study: Study, arm: str) -> list[int]:
-    """Where an arm was measured on the first task, step 0 among them."""
-    return [0, *sorted({row.step for row in study.answers if row.arm == arm and row.task == study.tasks[0]})]

@@ -148,14 +148,9 @@ def write_csv(rows: Sequence[TableRow], path: Path) -> None:
 
 def plot_arms(rows: Sequence[TableRow], measured: Mapping[str, Sequence[Measured]]) -> "Figure":
     """Accuracies of the arms, the first on top: means with 95 % intervals, and a faint mark for every seed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from ..report.plots import COLORS, MARKERS, empty_figure
 
-    from ..report.plots import COLORS, MARKERS
-
-    figure = Figure(figsize=(7.5, 1.2 + 0.45 * len(rows)), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, axes = empty_figure(7.5, 1.2 + 0.45 * len(rows), 1)
     for place, row in enumerate(rows):
         for modality, shift in (("speech", 0.13), ("text", -0.13)):
             value, low, high = (getattr(row, modality + end) for end in ("", "_low", "_high"))

@@ -84,7 +84,7 @@ def plot_gap(runs: LoggedRun | Sequence[LoggedRun], smooth: int = 10) -> "Figure
     (`eval_…_greedy`), hollow those of `trainer.evaluate`.
     """
     runs = [runs] if isinstance(runs, LoggedRun) else list(runs)
-    figure, (left, right) = _figure(10, 3.8, 2)
+    figure, (left, right) = empty_figure(10, 3.8, 2)
     for number, (name, run) in enumerate(zip(names_apart(runs), runs, strict=True)):
         metrics, line = metrics_frame(run), LINES[number % len(LINES)]
         accuracy_columns(metrics)  # there has to be one
@@ -183,7 +183,7 @@ def plot_before_after(
     """
     results, beside = (before, after), ("right", "left")  # where a label ends, seen from its mark
     words = {"textcoords": "offset points", "va": "center", "weight": "bold"}
-    figure, (left, right) = _figure(9, 3.8, 2, gridspec_kw={"width_ratios": (3, 2)})
+    figure, (left, right) = empty_figure(9, 3.8, 2, gridspec_kw={"width_ratios": (3, 2)})
     for shift, modality in ((-0.04, "speech"), (0.04, "text")):
         values = _intervals(left, [shift, 1 + shift], results, modality)
         for x, result in enumerate(results):
@@ -223,7 +223,7 @@ def plot_drift(
     """
     panels = {"Token by token": stats} | ({"Pooled over the completion (R_rep)": pooled} if pooled else {})
     count = len(panels) + (change is not None)
-    figure, grid = _figure(4.8 * count, 3.8, count, squeeze=False)
+    figure, grid = empty_figure(4.8 * count, 3.8, count, squeeze=False)
     for axes, (title, models) in zip(grid.flat, panels.items(), strict=False):
         for number, (name, layers) in enumerate(models.items()):
             color, line = MODEL_COLORS[number % len(MODEL_COLORS)], LINES[number % len(LINES)]
@@ -257,7 +257,7 @@ def plot_layer_sets(results: Mapping[str, Mapping[str, Any]]) -> "Figure":
     Args:
         results: layer set (shallow, middle, deep, last, all, ...) to the `paired_result` of the model trained with it.
     """
-    figure, axes = _figure(6.5, 3.6, 1)
+    figure, axes = empty_figure(6.5, 3.6, 1)
     for shift, modality in ((-0.08, "speech"), (0.08, "text")):
         places = [place + shift for place in range(len(results))]
         _intervals(axes, places, list(results.values()), modality, linestyle="none", label=modality)
@@ -279,7 +279,7 @@ def plot_domains(domains: DataFrame, after: DataFrame | None = None) -> "Figure"
     """
     domains = domains.assign(gap=domains["text"] - domains["speech"]).sort_values("gap")
     rooms = 1 if after is None else 2
-    figure, axes = _figure(7.5, 1.4 + 0.42 * rooms * len(domains), 1)
+    figure, axes = empty_figure(7.5, 1.4 + 0.42 * rooms * len(domains), 1)
     for number, (frame, when) in enumerate([(domains, "before"), (after, "after")][:rooms]):
         frame = frame.reindex(domains.index)
         rows = frame.rename(columns={name: f"{name}_accuracy" for name in BOTH}).to_dict("records")
@@ -304,7 +304,7 @@ def _both(figure: str) -> dict[str, str]:
     return {modality: f"{modality}/{figure}" for modality in BOTH}
 
 
-def _figure(width: float, height: float, columns: int, rows: int = 1, **options: Any) -> tuple["Figure", Any]:
+def empty_figure(width: float, height: float, columns: int, rows: int = 1, **options: Any) -> tuple["Figure", Any]:
     """An empty figure and its axes (one, or a row, or a grid)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -358,7 +358,7 @@ def _panels(
         wanted = ", ".join(column for panel in panels for column in panel[2].values())
         raise NotLoggedError(f"The run logged none of {wanted}. Give a run of {trainer} that has logged a step.")
     columns, rows = min(3, len(logged)), math.ceil(len(logged) / 3)
-    figure, grid = _figure(3.6 * columns, 2.7 * rows, columns, rows, squeeze=False)
+    figure, grid = empty_figure(3.6 * columns, 2.7 * rows, columns, rows, squeeze=False)
     for axes, (title, unit, kinds, limits) in zip(grid.flat, logged, strict=False):
         for kind, column in kinds.items():
             if column in metrics:

@@ -206,13 +206,26 @@ def test_a_study_without_the_untrained_model_or_with_other_questions_is_refused(
             study_command.main([str(tmp_path / "results.json"), "--choose", "true"])
 
 
-def test_the_page_has_the_tables_of_its_answers(monkeypatch, tmp_path, capsys):
-    """The command on the study's page, run on the answers beside it, prints the tables that stand there."""
-    page = (ROOT / "docs/study.md").read_text(encoding="utf-8")
-    command = re.search(r"^python recipes/study\.py (docs/assets/study/test\.json (?:.*\\\n)*.*)$", page, re.M)
+def printed_lines(page, results, monkeypatch, tmp_path, capsys):
+    """What the command on the study's page prints of some answers."""
+    command = re.search(rf"^python recipes/study\.py (docs/assets/study/{results}\.json (?:.*\\\n)*.*)$", page, re.M)
     words = shlex.split(command[1].replace("\\\n", " "))
     monkeypatch.chdir(ROOT)
     study_command.main([word if not word.endswith(".png") else str(tmp_path / "curves.png") for word in words])
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_page_has_the_tables_of_its_answers(monkeypatch, tmp_path, capsys):
+    """The commands on the study's page, run on the answers beside it, print what stands there."""
+    page = (ROOT / "docs/study.md").read_text(encoding="utf-8")
+    given = (monkeypatch, tmp_path, capsys)
+    lines = [line for line in printed_lines(page, "test", *given) if line.startswith("|")]
     assert len(lines) > 40
     assert [line for line in lines if line not in page] == []
+
+    pairs = [line.split("|") for line in printed_lines(page, "why", *given) if re.match(r"\| \S+\.\d - ", line)]
+    assert len(pairs) == 7
+    assert [cells for cells in pairs if f"|{cells[2]}|{cells[3]}|" not in page] == []
+
+    chosen = [line.partition('"')[2][:-1] for line in printed_lines(page, "validation", *given)]
+    assert chosen == read_settings(ROOT / "recipes/qwen2_5_omni/arms/study/compare_test.yaml")["variants"]
